@@ -1,0 +1,95 @@
+"""Every exception of editguard: each says what is wrong, where, and how to mend it.
+
+All derive from `EditguardError`; the pytest plugin and the command line print the message alone, without a
+traceback, because every one of them is a mistake that the user can mend.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class EditguardError(Exception):
+    """Base of all errors that a user can mend; `str()` of it is the whole message."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" when a known name is near `name`, else an empty string."""
+    near = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+class InvalidEdit(EditguardError, ValueError):
+    """An edit request or case says something that cannot be carried out."""
+
+
+class ConflictingEdits(InvalidEdit):
+    """Two requests of one batch want different targets for the same fact."""
+
+
+class UnknownMethod(EditguardError, LookupError):
+    """No editing method of that name is registered."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name, self.known = name, sorted(known)
+        super().__init__(name, self.known)
+
+    def __str__(self) -> str:
+        return (
+            f"unknown editing method {self.name!r}; registered are {', '.join(self.known)}."
+            f"{closest(self.name, self.known)}"
+        )
+
+
+class MethodRefused(EditguardError):
+    """An editing method cannot do what it was asked on this model; the message gives the reason."""
+
+
+class InvalidSettings(EditguardError, ValueError):
+    """A setting of a method has an unknown name or an impossible value."""
+
+
+class ModelNotLoaded(EditguardError):
+    """A model directory or hub name could not be loaded."""
+
+
+class UnsupportedModel(EditguardError):
+    """The model's architecture has no row in the table of families."""
+
+
+class UnknownPart(EditguardError, LookupError):
+    """A model has no layer or part of the requested name."""
+
+
+class AmbiguousTokens(EditguardError, ValueError):
+    """The tokenizer does not keep a boundary (prompt | answer, or the subject's end) that is needed."""
+
+
+class ModelChanged(EditguardError):
+    """Weights are not the bytes they should be after a rollback."""
+
+
+class MalformedRecord(EditguardError, ValueError):
+    """A record of a file of edit cases cannot be read: names file, position and field."""
+
+    def __init__(self, path: object, position: object, problem: str) -> None:
+        self.path, self.position, self.problem = str(path), str(position), problem
+        super().__init__(self.path, self.position, problem)
+
+    def __str__(self) -> str:
+        return f"{self.path}, record {self.position}: {self.problem}"
+
+
+class UnpairedScores(EditguardError, ValueError):
+    """Two sets of per-case values that should be compared do not hold the same cases."""
+
+
+class BaselineUnreadable(EditguardError):
+    """A baseline file is corrupt, of a foreign version, or cannot be read or written."""
+
+
+class ConfigurationError(EditguardError, ValueError):
+    """An option of the configuration has a value that cannot be used."""
+
+
+class CacheError(EditguardError):
+    """The cache directory cannot be read or written."""

@@ -1,0 +1,73 @@
+"""Writing files so that a reader sees the old bytes or the new ones, never a part."""
+
+import contextlib
+import os
+import tempfile
+from pathlib import Path
+
+from editguard.errors import CacheError, EditguardError
+
+
+def write_atomically(
+    path: str | os.PathLike[str],
+    data: bytes | str,
+    *,
+    error: type[EditguardError] = CacheError,
+) -> None:
+    """Replace the file `path` by `data` in one step; missing parent folders are made.
+
+    The data goes to a temporary file in the same folder, is forced to the disk and then renamed over `path`: a
+    process killed at any moment leaves either the old file or the new one. A failure removes the temporary file.
+
+    Args:
+        path: the file to write.
+        data: bytes, or text that is written as UTF-8 with its line ends as they are.
+        error: class of the exception raised, the caller's own subject.
+
+    Raises: `error`: the disk is full, or the folder cannot be made or written; what stood at `path` is intact.
+    """
+    path = Path(path)
+    raw = data.encode() if isinstance(data, str) else data
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".part")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, _mode_of(path))
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as failure:
+        reason = failure.strerror or str(failure)
+        raise error(
+            f"cannot write {path}: {reason}. Nothing was changed there; free some space, make the folder "
+            "writable, or choose another folder."
+        ) from failure
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+    _force_folder(path.parent)
+
+
+def _mode_of(path: Path) -> int:
+    """The permissions of the file that is replaced, or those that a new file gets under the user's umask."""
+    try:
+        return path.stat().st_mode & 0o7777
+    except OSError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+def _force_folder(folder: Path) -> None:
+    """Force the renaming itself to the disk where the system can do that for a folder."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
