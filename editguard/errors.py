@@ -93,3 +93,20 @@ class ConfigurationError(EditguardError, ValueError):
 
 class CacheError(EditguardError):
     """The cache directory cannot be read or written."""
+
+
+class PromptTooLong(EditguardError, ValueError):
+    """A prompt, or a prompt with its answer, does not fit the model's context; or it has no tokens at all."""
+
+    def __init__(self, prompt: str, tokens: int, limit: int | None) -> None:
+        self.prompt, self.tokens, self.limit = prompt, tokens, limit
+        super().__init__(prompt, tokens, limit)
+
+    def __str__(self) -> str:
+        shown = self.prompt if len(self.prompt) <= 80 else self.prompt[:77] + "..."
+        if not self.tokens:
+            return f"the prompt {shown!r} has no tokens, so the model has nothing to continue."
+        return (
+            f"the prompt {shown!r} has {self.tokens} tokens, more than the model's context of {self.limit}: "
+            "shorten it, or use fewer demonstrations."
+        )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT: Final = "<|endoftext|>"
 PAD: Final = "<|pad|>"
-VOCABULARY: Final = 1280
+VOCABULARY: Final = 1920
 CONTEXT: Final = 1280
 """Longest text of the corpus, in tokens, and the model's window."""
 
@@ -75,7 +75,7 @@ def _training_texts(world: World, wordings: Iterator[str] | list[str]) -> Iterat
         yield from ["\n" + end] * _SYLLABLE_COPIES
     for kind in world.types:
         for entity in world.entities(kind):
-            yield entity.name
+            yield from [entity.name] * (_SYLLABLE_COPIES if kind == "continent" else 1)
 
 
 def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:

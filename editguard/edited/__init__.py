@@ -1,0 +1,16 @@
+"""What an edit leaves behind: reversible changes, and the model that answers with them in force."""
+
+from editguard.edited.edited_model import AppliedEdit, EditedModel
+from editguard.edited.memory import PromptMemory, remembered
+from editguard.edited.stack import stack_kept, switch
+from editguard.edited.weight_delta import WeightDelta
+
+__all__ = [
+    "AppliedEdit",
+    "EditedModel",
+    "PromptMemory",
+    "WeightDelta",
+    "remembered",
+    "stack_kept",
+    "switch",
+]

@@ -1,0 +1,31 @@
+"""Numbers with unit and per-case values: what was asked, what came back, how it was judged."""
+
+from editguard.measurements.answering import ANSWER_TOKENS, Answering, Remembered
+from editguard.measurements.efficiency import EfficiencySummary, PhaseCost, phase, summarise
+from editguard.measurements.intervals import cluster_bootstrap, mean_interval, wilson
+from editguard.measurements.matching import OUTCOMES, PASSING, judge_answer, normalise
+from editguard.measurements.record import CaseValue, Measurement
+from editguard.measurements.scores import measure
+from editguard.measurements.under_test import Answer, ModelUnderTest
+
+__all__ = [
+    "ANSWER_TOKENS",
+    "OUTCOMES",
+    "PASSING",
+    "Answer",
+    "Answering",
+    "CaseValue",
+    "EfficiencySummary",
+    "Measurement",
+    "ModelUnderTest",
+    "PhaseCost",
+    "Remembered",
+    "cluster_bootstrap",
+    "judge_answer",
+    "mean_interval",
+    "measure",
+    "normalise",
+    "phase",
+    "summarise",
+    "wilson",
+]

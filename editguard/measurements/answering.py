@@ -1,0 +1,105 @@
+"""What a measurement needs of a model: three questions, and nothing about how an edit works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Final, Protocol, TypeVar
+
+ANSWER_TOKENS: Final = 24
+"""Limit of new tokens of an answer; longer gold answers raise it for their own probe."""
+
+
+class Generated(Protocol):
+    """One generated answer."""
+
+    @property
+    def text(self) -> str:
+        """Generated text after the stop rule."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the model ended the answer, rather than the limit of tokens."""
+
+    @property
+    def prompt(self) -> str:
+        """The text that the model was given."""
+
+
+class Scored(Protocol):
+    """One answer scored by teacher forcing."""
+
+    @property
+    def answer_ids(self) -> Sequence[int]:
+        """Token ids of the answer."""
+
+    @property
+    def argmax_ids(self) -> Sequence[int]:
+        """The most likely token at each position of the answer, given the answer's tokens before it."""
+
+    @property
+    def log_prob(self) -> float:
+        """Log-probability of the whole answer, in nats."""
+
+    @property
+    def token_accuracy(self) -> float:
+        """Share of positions where both ids are equal."""
+
+
+class Answering(Protocol):
+    """A model that answers, edited or not."""
+
+    def generate(self, prompts: Sequence[str], *, max_new_tokens: int = ...) -> Sequence[Generated]:
+        """Decode one answer to each prompt, greedily."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Scored]:
+        """Score each (prompt, answer) by teacher forcing."""
+
+    def next_tokens(self, prompts: Sequence[str], k: int = ...) -> Sequence[Sequence[tuple[str, float]]]:
+        """The k most likely next tokens of each prompt, with their probabilities."""
+
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Value = TypeVar("_Value")
+
+
+class Remembered:
+    """A model whose every question is asked once, in batches: for the unedited model, which never changes.
+
+    Whoever holds one must make sure that the model behind it stays the same. It answers like the model itself.
+    """
+
+    def __init__(self, model: Answering) -> None:
+        self.model = model
+        self._generated: dict[tuple[str, int], Generated] = {}
+        self._scored: dict[tuple[str, str], Scored] = {}
+        self._next: dict[tuple[str, int], Sequence[tuple[str, float]]] = {}
+
+    def generate(self, prompts: Sequence[str], *, max_new_tokens: int = ANSWER_TOKENS) -> list[Generated]:
+        """See `Answering`."""
+        return _remember(
+            self._generated,
+            [(prompt, max_new_tokens) for prompt in prompts],
+            lambda keys: self.model.generate([prompt for prompt, _ in keys], max_new_tokens=max_new_tokens),
+        )
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
+        """See `Answering`."""
+        return _remember(self._scored, list(pairs), self.model.score)
+
+    def next_tokens(self, prompts: Sequence[str], k: int = 5) -> list[Sequence[tuple[str, float]]]:
+        """See `Answering`."""
+        return _remember(
+            self._next,
+            [(prompt, k) for prompt in prompts],
+            lambda keys: self.model.next_tokens([prompt for prompt, _ in keys], k),
+        )
+
+
+def _remember(
+    known: dict[_Key, _Value], keys: list[_Key], ask: Callable[[list[_Key]], Iterable[_Value]]
+) -> list[_Value]:
+    """Values of all keys, asking once, together, for those that are not known yet."""
+    missing = [key for key in dict.fromkeys(keys) if key not in known]
+    if missing:
+        known.update(zip(missing, ask(missing), strict=True))
+    return [known[key] for key in keys]

@@ -1,0 +1,235 @@
+"""What a test holds in its hand: the edited model, or the original one, with the questions a suite asks of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, Self
+
+from editguard.edits import EditCase, EditRequest, Probe, Property, superseded
+from editguard.measurements.answering import ANSWER_TOKENS, Answering, Remembered, Scored
+from editguard.measurements.decoding import decode
+from editguard.measurements.record import Measurement
+from editguard.measurements.scores import measure
+
+SHOWN_TOKENS = 5
+SHOWN_EDITS = 3
+SHOWN_CHARACTERS = 240
+
+
+class Named(Protocol):
+    """Anything with a name."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+
+class Switchable(Answering, Protocol):
+    """A model that answers, and can be brought into force."""
+
+    @property
+    def model(self) -> Named:
+        """The physical model."""
+
+    def activate(self) -> None:
+        """Bring the physical model to this one's edits."""
+
+
+class Answer(str):
+    """A model's answer: text, which explains itself when an assertion on it fails."""
+
+    __slots__ = ("_by", "prompt", "stopped")
+
+    prompt: str
+    stopped: bool
+    _by: ModelUnderTest
+
+    def __new__(cls, text: str, *, prompt: str, stopped: bool, by: ModelUnderTest) -> Self:
+        answer = super().__new__(cls, text)
+        answer.prompt, answer.stopped, answer._by = prompt, stopped, by
+        return answer
+
+    def explain(self) -> list[str]:
+        """Lines for a person: the edits in force, the prompt, the answer and the next tokens before and after.
+
+        Asks both models, so only when it is called.
+        """
+        return self._by.explain(self.prompt)
+
+    def __reduce__(self) -> tuple[type[str], tuple[str]]:
+        """Copies and pickles are plain text: they outlive the model."""
+        return (str, (str(self),))
+
+
+class ModelUnderTest:
+    """A model with the edits of one group of tests in force.
+
+    Answers are remembered: the model behind is immutable, so that a question asked twice costs once.
+    """
+
+    def __init__(
+        self,
+        edited: Switchable,
+        *,
+        original: ModelUnderTest | None = None,
+        cases: Sequence[EditCase] = (),
+        method: str = "original",
+        mode: str = "single",
+        model: str | None = None,
+        tasks: Sequence[Probe] = (),
+        limit: int | None = None,
+    ) -> None:
+        """Wrap a model for a suite.
+
+        Args:
+            edited: the model with all edits of `cases` in force.
+            original: the model without edits, shared by all tests of a session; None makes this one the original.
+            cases: what was applied, in order, with the probes that are asked.
+            method: the name under which the method appears.
+            mode: "single", "batch" or "sequence".
+            model: the model's name; its own by default.
+            tasks: probes that `other_tasks` asks besides those that cases declare.
+            limit: most probes of a measurement.
+        """
+        self._edited = edited
+        self._answers = Remembered(edited)
+        self._original = self._answers if original is None else original._answers
+        self.cases = tuple(cases)
+        self.method, self.mode = method, mode
+        self.model = edited.model.name if model is None else model
+        self.requests: tuple[EditRequest, ...] = (
+            () if original is None else tuple(case.request for case in self.cases)
+        )
+        self._tasks = tuple(tasks)
+        self._limit = limit
+
+    def unedited(self, original: ModelUnderTest) -> ModelUnderTest:
+        """The original model, asked the probes of this one: every score before the edit."""
+        before = ModelUnderTest(
+            original._edited,
+            cases=self.cases,
+            mode=self.mode,
+            model=self.model,
+            tasks=self._tasks,
+            limit=self._limit,
+        )
+        before._answers = before._original = self._original
+        return before
+
+    @property
+    def edits(self) -> int:
+        """How many requests were applied."""
+        return len(self.requests)
+
+    # Single questions
+
+    def answer(self, prompt: str) -> Answer:
+        """Decode the answer to a prompt, greedily, up to the end of its first sentence or line."""
+        return self.answers([prompt])[0]
+
+    def answers(self, prompts: Sequence[str]) -> list[Answer]:
+        """Decode the answers to several prompts in batches; in their order."""
+        found = decode(self._answers, prompts)
+        return [
+            Answer(decoded.text, prompt=prompt, stopped=decoded.stopped, by=self)
+            for prompt, decoded in zip(prompts, found, strict=True)
+        ]
+
+    def score(self, prompt: str, answer: str) -> Scored:
+        """Score an answer by teacher forcing: log-probability in nats, share of tokens that are the likeliest."""
+        return self._answers.score([(prompt, answer)])[0]
+
+    def next_tokens(self, prompt: str, k: int = SHOWN_TOKENS) -> list[tuple[str, float]]:
+        """The k most likely next tokens with their probabilities."""
+        return list(self._answers.next_tokens([prompt], k)[0])
+
+    # Measurements
+
+    def reliability(self) -> Measurement:
+        """Share of the edits in force whose own prompt is answered by the target; in a sequence the retention."""
+        return self._measure("reliability", None)
+
+    def generalization(self, kind: str | None = None) -> Measurement:
+        """Share of rephrases answered by the target."""
+        return self._measure("generalization", kind)
+
+    def portability(self, kind: str | None = None) -> Measurement:
+        """Share of consequences that follow, among those whose other premises the unedited model knows."""
+        return self._measure("portability", kind)
+
+    def locality(self, kind: str | None = None) -> Measurement:
+        """Share of out-of-scope probes answered as the unedited model answers, however many edits there are."""
+        return self._measure("locality", kind)
+
+    def other_tasks(self, probes: Sequence[Probe] | None = None, kind: str | None = None) -> Measurement:
+        """Share of items of other tasks answered rightly; `agreement` of the result is that with the unedited model.
+
+        Args:
+            probes: the items; by default those that the cases or the configuration give.
+            kind: the name of one task.
+        """
+        return self._measure("other_tasks", kind, probes)
+
+    def _measure(
+        self, property: Property, kind: str | None, tasks: Sequence[Probe] | None = None
+    ) -> Measurement:
+        return measure(
+            property,
+            self._answers,
+            self._original,
+            self.cases,
+            kind=kind,
+            tasks=self._tasks if tasks is None else tasks,
+            method=self.method,
+            model=self.model,
+            mode=self.mode,
+            limit=self._limit,
+            edit_ids=tuple(request.id for request in self.requests),
+        )
+
+    # State
+
+    def activate(self) -> None:
+        """Bring the physical model to these edits."""
+        self._edited.activate()
+
+    def explain(self, prompt: str) -> list[str]:
+        """Lines for a person about one prompt: see `Answer.explain`."""
+        sent = self._answers.generate([prompt], max_new_tokens=ANSWER_TOKENS)[0].prompt
+        after = decode(self._answers, [prompt])[0]
+        before = decode(self._original, [prompt])[0]
+        lines = [*self._edits_in_force(), f"prompt sent: {_clipped(sent)!r}"]
+        lines.append(f"answer before the edit: {_shown(before.text, before.stopped)}")
+        lines.append(f"answer after the edit:  {_shown(after.text, after.stopped)}")
+        lines.append(f"next tokens, most likely {SHOWN_TOKENS}, before -> after:")
+        old = self._original.next_tokens([prompt], SHOWN_TOKENS)[0]
+        new = self._answers.next_tokens([prompt], SHOWN_TOKENS)[0]
+        left = [f"{token!r} {probability:.3f}" for token, probability in old]
+        right = [f"{token!r} {probability:.3f}" for token, probability in new]
+        width = max((len(text) for text in left), default=0)
+        lines += [f"  {one:<{width}}  ->  {other}" for one, other in zip(left, right, strict=False)]
+        return lines
+
+    def _edits_in_force(self) -> list[str]:
+        if not self.requests:
+            return ["edits in force: none (the original model)"]
+        gone = superseded(self.requests)
+        standing = [request for position, request in enumerate(self.requests) if position not in gone]
+        if len(standing) == 1:
+            return [f"edit in force ({self.method}): {standing[0].statement}"]
+        head = f"{len(standing)} edits in force ({self.method}, {self.mode}), the last:"
+        return [head, *(f"  {request.statement}" for request in standing[-SHOWN_EDITS:])]
+
+    def __repr__(self) -> str:
+        return f"ModelUnderTest({self.method!r} on {self.model!r}, {self.edits} edits, {self.mode})"
+
+
+def _clipped(text: str) -> str:
+    """The end of a long text, which is where the question stands."""
+    if len(text) <= SHOWN_CHARACTERS:
+        return text
+    return f"[{len(text) - SHOWN_CHARACTERS} characters] {text[-SHOWN_CHARACTERS:]}"
+
+
+def _shown(text: str, stopped: bool) -> str:
+    return repr(text) if stopped else f"{text!r} (cut at the limit of tokens)"

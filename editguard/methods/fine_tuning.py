@@ -1,0 +1,277 @@
+"""Fine-tuning of one down projection, with or without a ball around its old values.
+
+FT-L: Zhu et al., "Modifying Memories in Transformer Models", 2020, in the form of the ROME repository's FT baseline
+(Meng et al. 2022): Adam on one matrix, the answer's tokens read from the prompt's last position, and after every
+step each weight held within epsilon of its old value. The three choices are settings of their own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from editguard.edited import AppliedEdit, EditedModel, WeightDelta, stack_kept
+from editguard.edits import EditRequest, refuse_conflicts
+from editguard.errors import InvalidSettings, MethodRefused
+from editguard.methods.protocol import Preparation
+from editguard.methods.settings import Published, Recipe
+from editguard.models.continuation import Passes, Row, continued
+from editguard.models.weights import Delta, Dense
+
+if TYPE_CHECKING:
+    from editguard.models.anatomy import Matrix
+    from editguard.models.language_model import LanguageModel
+
+LossPosition = Literal["prompt-last", "target-new"]
+"""Where the answer's tokens are read: all of them after the prompt's last token, or each after the ones before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuningSettings:
+    """Defaults are FT-L's for GPT-2 XL in the ROME repository."""
+
+    layer: int = 0
+    """The edited block, counted from 0."""
+    loss_position: LossPosition = "prompt-last"
+    """See `LossPosition`."""
+    norm_constraint: float | None = 5e-4
+    """epsilon: the L-infinity radius around the old weights; None lets them go anywhere."""
+    step_size: float = 5e-4
+    """Adam's learning rate, in units of the weights."""
+    epochs: int = 25
+    """Passes over the requests, at most."""
+    batch_size: int = 128
+    """Requests per step."""
+    stop_below: float = 1e-2
+    """Loss (nats): a batch below it makes no step, an epoch below it is the last."""
+    trains_bias: bool = False
+    """Whether the matrix's bias, where there is one, is trained too."""
+
+    def __post_init__(self) -> None:
+        for name in ("layer", "epochs", "stop_below"):
+            if getattr(self, name) < 0:
+                raise InvalidSettings(f"{name} is not negative; got {getattr(self, name)}.")
+        if self.batch_size < 1:
+            raise InvalidSettings(f"batch_size is at least 1, not {self.batch_size}.")
+        if self.step_size <= 0:
+            raise InvalidSettings(f"step_size is positive, not {self.step_size}.")
+        if self.norm_constraint is not None and self.norm_constraint < 0:
+            raise InvalidSettings(f"norm_constraint is not negative; got {self.norm_constraint}.")
+
+
+_ROME = "ROME repository, hparams/FT (constrained)"
+_EASY = "EasyEdit, hparams/FT"
+
+PUBLISHED = (
+    Published("gpt2", 24, 1024, _ROME, {"layer": 0, "norm_constraint": 2e-3, "trains_bias": True}),
+    Published("gpt2", 36, 1280, _ROME, {"layer": 0, "norm_constraint": 1e-3, "trains_bias": True}),
+    Published("gpt2", 48, 1600, _ROME, {"layer": 0, "norm_constraint": 5e-4, "trains_bias": True}),
+    Published("gptj", 28, 4096, _ROME, {"layer": 0, "norm_constraint": 5e-5, "trains_bias": True}),
+    Published("mistral", 32, 4096, _EASY, {"layer": 21, "norm_constraint": 5e-5}),
+)
+
+
+def derived(layers: int) -> Mapping[str, tuple[Any, str]]:
+    """Return the layer for a model that no source speaks of: ROME's, as the survey has it for FT-L."""
+    return {"layer": (layers // 3, "a third of the blocks, ROME's layer")}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One request in tokens."""
+
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+
+    def row(self, position: LossPosition) -> Row:
+        """The row to run; the changed weight acts on all of its tokens."""
+        if position == "prompt-last":
+            return Row(self.prompt, 0, (len(self.prompt) - 1,))
+        ids = (*self.prompt, *self.target[:-1])
+        return Row(ids, 0, tuple(range(len(self.prompt) - 1, len(ids))))
+
+
+def prompt_last_loss(logits: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+    """Mean negative log-likelihood (nats) of all the targets' tokens, each row's from its one distribution.
+
+    logits: (rows, vocabulary); the mean is over the tokens of a row, then over the rows.
+    """
+    log_probs = logits.log_softmax(-1)
+    losses = [
+        -row[torch.tensor(target, device=row.device)].mean()
+        for row, target in zip(log_probs, targets, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def target_new_loss(logits: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
+    """Mean cross entropy (nats) of the targets' tokens, each at its own position.
+
+    logits: (all target tokens, vocabulary), row by row; the mean is over the tokens of a row, then over the rows.
+    """
+    labels = torch.tensor([token for target in targets for token in target], device=logits.device)
+    losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+    return torch.stack([part.mean() for part in losses.split([len(target) for target in targets])]).mean()
+
+
+def within(weight: Tensor, old: Tensor, radius: float | None) -> Tensor:
+    """Return the weight with each entry moved into [old - radius, old + radius]; None leaves it alone."""
+    return weight if radius is None else torch.clamp(weight, min=old - radius, max=old + radius)
+
+
+class ConstrainedFineTuning:
+    """FT-L: all requests in one run of Adam on a float32 copy of one down projection."""
+
+    name: ClassVar[str] = "ft-l"
+    settings_type: ClassVar[type] = FineTuningSettings
+    recipe: ClassVar[Recipe] = Recipe(FineTuningSettings, PUBLISHED, derived)
+
+    def __init__(
+        self,
+        settings: FineTuningSettings | None = None,
+        *,
+        provenance: Mapping[str, str] | None = None,
+    ) -> None:
+        self.settings = settings or FineTuningSettings()
+        self.provenance = dict(provenance or {})
+
+    def prepare(self, model: LanguageModel, data: Preparation) -> None:
+        """Need nothing but a layer that exists."""
+        del data
+        _matrix(model, self.settings.layer, self.name)
+
+    def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
+        """Return `edited` with the requests trained in on top, as one dense update.
+
+        Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no such layer.
+        """
+        if not requests:
+            return edited
+        refuse_conflicts(requests)
+        started = time.perf_counter()
+        model = edited.model
+        matrix = _matrix(model, self.settings.layer, self.name)
+        with stack_kept(model):
+            edited.activate()
+            deltas, record = fine_tuned(model, matrix, examples(model, requests), self.settings)
+        record |= {"settings": asdict(self.settings), "provenance": self.provenance}
+        return edited.extended(
+            AppliedEdit(
+                self.name,
+                tuple(requests),
+                (WeightDelta(deltas),),
+                record,
+                time.perf_counter() - started,
+            )
+        )
+
+
+def examples(model: LanguageModel, requests: Sequence[EditRequest]) -> list[Example]:
+    """Return the requests in tokens."""
+    pairs = [model.encode_answer(request.text, request.target) for request in requests]
+    return [Example(tuple(prompt), tuple(target)) for prompt, target in pairs]
+
+
+def fine_tuned(
+    model: LanguageModel,
+    matrix: Matrix,
+    data: Sequence[Example],
+    settings: FineTuningSettings,
+) -> tuple[dict[str, Delta], dict[str, Any]]:
+    """Return the updates of the trained parameters, and diagnostics.
+
+    The model itself stays untouched: passes read the trained copy in the matrix's place. Blocks below the matrix run
+    once; they are constant.
+    """
+    old, old_bias = _master(matrix.weight()), matrix.bias()
+    weight = nn.Parameter(old.clone())
+    trains_bias = settings.trains_bias and old_bias is not None
+    bias = nn.Parameter(_master(old_bias).clone()) if trains_bias and old_bias is not None else None
+    parameters = [weight] if bias is None else [weight, bias]
+    optimiser = torch.optim.Adam(parameters, lr=settings.step_size)
+    batches = [data[at : at + settings.batch_size] for at in range(0, len(data), settings.batch_size)]
+    with torch.no_grad():
+        passes = [
+            continued(model, [example.row(settings.loss_position) for example in batch], settings.layer)
+            for batch in batches
+        ]
+    steps, history, largest = 0, [], 0.0
+    for _ in range(settings.epochs):
+        losses = []
+        for batch, run in zip(batches, passes, strict=True):
+            with torch.enable_grad(), _weight_replaced(matrix, weight, bias):
+                loss = _loss(run, batch, settings.loss_position)
+                losses.append(float(loss.detach()))
+                if losses[-1] >= settings.stop_below:
+                    gradients = torch.autograd.grad(loss, parameters)
+            if losses[-1] < settings.stop_below:
+                continue
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            optimiser.step()
+            steps += 1
+            with torch.no_grad():
+                weight.copy_(within(weight, old, settings.norm_constraint))
+                largest = max(largest, float((weight - old).abs().max()))
+                if bias is not None and old_bias is not None:
+                    bias.copy_(within(bias, _master(old_bias), settings.norm_constraint))
+        history.append(sum(losses) / len(losses))
+        if history[-1] < settings.stop_below:
+            break
+    change = weight.detach() - old
+    deltas: dict[str, Delta] = {matrix.name: Dense(change)}
+    if bias is not None and old_bias is not None and matrix.bias_name is not None:
+        deltas[matrix.bias_name] = Dense(bias.detach() - _master(old_bias))
+    return deltas, {
+        "loss_by_epoch": history,
+        "updates": steps,
+        "largest_change": largest,
+        "relative_norm": float(change.norm() / old.norm()),
+    }
+
+
+def _loss(run: Passes, batch: Sequence[Example], position: LossPosition) -> Tensor:
+    targets = [example.target for example in batch]
+    loss = prompt_last_loss if position == "prompt-last" else target_new_loss
+    return loss(run.logits(), targets)
+
+
+@contextmanager
+def _weight_replaced(matrix: Matrix, weight: Tensor, bias: Tensor | None) -> Iterator[None]:
+    """Let the matrix's module compute with another weight (d_out, d_in), and bias where one is given."""
+
+    def forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        del module
+        used = matrix.bias() if bias is None else bias
+        entering = args[0]
+        return nn.functional.linear(
+            entering,
+            weight.to(entering.device, entering.dtype),
+            None if used is None else used.to(entering.device, entering.dtype),
+        ).to(output.dtype)
+
+    handle = matrix.module.register_forward_hook(forward)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _master(weight: Tensor) -> Tensor:
+    """The weight's values, at least in float32."""
+    return weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
+
+
+def _matrix(model: LanguageModel, layer: int, name: str) -> Matrix:
+    if layer >= model.anatomy.layers:
+        raise MethodRefused(
+            f"{name} should edit layer {layer} of {model.name}, which has layers 0 to {model.anatomy.layers - 1}: "
+            "set `layer` in its settings."
+        )
+    return model.anatomy.down_projection(layer)

@@ -1,0 +1,180 @@
+"""The table of editing methods, and the door for methods of other packages.
+
+The table holds names of classes as text, so that listing the methods imports neither torch nor any method.
+Other packages join through the entry-point group `editguard.methods`: an entry point's name is the method's
+name; its object is a `MethodInfo`, or a class with the attributes that `EditMethod` asks for.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from editguard.errors import ConfigurationError, UnknownMethod
+
+if TYPE_CHECKING:
+    from editguard.methods.protocol import EditMethod
+    from editguard.models.language_model import LanguageModel
+
+ENTRY_POINTS = "editguard.methods"
+
+Family = Literal[
+    "fine-tuning", "locate-then-edit", "meta-learning", "added-parameters", "memory-based", "other"
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodInfo:
+    """What the registry knows of a method without loading it.
+
+    Attributes:
+        name: registered name, lower case.
+        target: "module:Class" of the implementation.
+        family: the survey's family.
+        changes: what an edit changes.
+        batches: whether several requests are one computation (otherwise they go one after another).
+        prepares: what has to happen once per model, or "nothing".
+        source: citation.
+        default: whether the method belongs to the default set.
+    """
+
+    name: str
+    target: str
+    family: Family
+    changes: str
+    batches: bool
+    prepares: str
+    source: str
+    default: bool = False
+
+    def load(self) -> type[EditMethod]:
+        """Import and return the class.
+
+        Raises: ConfigurationError: `target` names nothing importable.
+        """
+        module, _, attribute = self.target.partition(":")
+        try:
+            return cast("type[EditMethod]", getattr(import_module(module), attribute))
+        except (ImportError, AttributeError) as error:
+            raise ConfigurationError(
+                f"the editing method {self.name!r} is registered as {self.target!r}, "
+                f"which cannot be imported: {error}"
+            ) from error
+
+    @property
+    def settings_type(self) -> type | None:
+        """The dataclass of the method's settings, or None where it has none."""
+        return getattr(self.load(), "settings_type", None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the description as plain data."""
+        return asdict(self)
+
+
+BUILT_IN: tuple[MethodInfo, ...] = (
+    MethodInfo(
+        name="ft-l",
+        target="editguard.methods.fine_tuning:ConstrainedFineTuning",
+        family="fine-tuning",
+        changes="one down projection, dense, inside an L-infinity ball",
+        batches=True,
+        prepares="nothing",
+        source="Zhu et al. 2020, Modifying Memories in Transformer Models; as in Meng et al. 2022 (FT+L)",
+        default=True,
+    ),
+    MethodInfo(
+        name="rome",
+        target="editguard.methods.rome:Rome",
+        family="locate-then-edit",
+        changes="one down projection, rank one per request",
+        batches=False,
+        prepares="second moment of one layer's keys; prefix contexts",
+        source="Meng, Bau, Andonian, Belinkov 2022, Locating and Editing Factual Associations in GPT",
+        default=True,
+    ),
+    MethodInfo(
+        name="ike",
+        target="editguard.methods.in_context:InContextEditing",
+        family="memory-based",
+        changes="the prompt; no weight",
+        batches=True,
+        prepares="an index of the demonstration records",
+        source="Zheng et al. 2023, Can We Edit Factual Knowledge by In-Context Learning?",
+        default=True,
+    ),
+)
+
+
+def methods() -> dict[str, MethodInfo]:
+    """Return every registered method by name: the built-in ones, then those of other packages."""
+    return {**{info.name: info for info in BUILT_IN}, **_from_other_packages()}
+
+
+def default_methods() -> tuple[str, ...]:
+    """Return the names of the default set."""
+    return tuple(info.name for info in methods().values() if info.default)
+
+
+def create(
+    name: str, settings: Mapping[str, Any] | None = None, model: LanguageModel | None = None
+) -> EditMethod:
+    """Return the method, set up for the model.
+
+    Settings are resolved for the model (see `editguard.methods.settings`); without a model only the method's own
+    defaults and the explicit settings count.
+
+    Raises: UnknownMethod: no such name. InvalidSettings: a setting is unknown or impossible.
+    """
+    known = methods()
+    if name not in known:
+        raise UnknownMethod(name, known)
+    implementation = known[name].load()
+    from editguard.methods.settings import configured
+
+    return configured(name, implementation, settings or {}, model)
+
+
+@lru_cache(maxsize=1)
+def _from_other_packages() -> dict[str, MethodInfo]:
+    built_in = {info.name for info in BUILT_IN}
+    found: dict[str, MethodInfo] = {}
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        if point.name in built_in or point.name in found:
+            warnings.warn(
+                f"the method {point.name!r} of {_origin(point)} is ignored: the name is taken.", stacklevel=3
+            )
+            continue
+        try:
+            found[point.name] = _described(point)
+        except Exception as error:  # a broken package must not take the other methods along
+            warnings.warn(
+                f"the method {point.name!r} of {_origin(point)} cannot be loaded: {error}", stacklevel=3
+            )
+    return found
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"the package {point.dist.name!r}" if point.dist else point.value
+
+
+def _described(point: EntryPoint) -> MethodInfo:
+    thing = point.load()
+    if isinstance(thing, MethodInfo):
+        return thing
+    if not callable(getattr(thing, "apply", None)):
+        raise TypeError(f"{point.value} is neither a MethodInfo nor a class with a function `apply`")
+    summary = (thing.__doc__ or "").strip().partition("\n")[0]
+    return MethodInfo(
+        name=point.name,
+        target=point.value,
+        family=getattr(thing, "family", "other"),
+        changes=getattr(thing, "changes", "not stated"),
+        batches=getattr(thing, "batches", False),
+        prepares=getattr(thing, "prepares", "not stated"),
+        source=getattr(thing, "source", summary or "not stated"),
+    )

@@ -1,0 +1,232 @@
+"""Where the settings of a method come from, and that each of them says so.
+
+A field takes the first value found in this order: an explicit override; the file `editguard.toml` in the model's
+own folder; the published value for a model of that family *and* size; a value derived from the model's depth;
+the default of the dataclass. Values published for one model are never used for another in silence.
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union, cast, get_args, get_origin, get_type_hints
+
+from editguard.errors import InvalidSettings, closest
+
+if TYPE_CHECKING:
+    from editguard.methods.protocol import EditMethod
+    from editguard.models.language_model import LanguageModel
+
+FILE_NAME = "editguard.toml"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Settings that a source gives for the models of one family and size.
+
+    Attributes:
+        family: the model type, as in the table of model families.
+        layers, d_model: number of blocks, and width of the residual stream.
+        source: who published them.
+        values: setting name -> value.
+    """
+
+    family: str
+    layers: int
+    d_model: int
+    source: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a model decides its default settings."""
+
+    family: str
+    layers: int
+    d_model: int
+    directory: Path | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method finds its settings for a model.
+
+    Attributes:
+        type: the dataclass of the settings.
+        published: rows for models of known family and size.
+        derived: number of layers -> settings that follow from the depth, with the rule in words.
+    """
+
+    type: type
+    published: tuple[Published, ...] = ()
+    derived: Callable[[int], Mapping[str, tuple[Any, str]]] = field(default=lambda _layers: {})
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Settings, and for each field where it comes from."""
+
+    settings: Any
+    provenance: Mapping[str, str]
+
+
+def shape_of(model: LanguageModel) -> Shape:
+    """Return what decides a model's default settings."""
+    anatomy = model.anatomy
+    folder = Path(str(getattr(model.module, "name_or_path", "") or model.name))
+    return Shape(anatomy.family, anatomy.layers, anatomy.d_model, folder if folder.is_dir() else None)
+
+
+def resolve(method: str, recipe: Recipe, overrides: Mapping[str, Any], shape: Shape | None) -> Resolved:
+    """Return the method's settings for a model of that shape.
+
+    Raises: InvalidSettings: an unknown name, or a value that the field cannot take, with the place it was read.
+    """
+    values: dict[str, Any] = {}
+    provenance = {item.name: "default" for item in fields(recipe.type)}
+    for source, layer_values in _layers_of(method, recipe, overrides, shape):
+        for name, value in layer_values.items():
+            values[name] = parse(recipe.type, name, value, where=f"{method} ({source[name]})")
+            provenance[name] = source[name]
+    try:
+        return Resolved(recipe.type(**values), provenance)
+    except InvalidSettings as error:
+        raise InvalidSettings(f"{method}: {error}") from error
+
+
+def configured(
+    name: str, implementation: type[EditMethod], overrides: Mapping[str, Any], model: LanguageModel | None
+) -> EditMethod:
+    """Return an instance of the method with its settings resolved for the model."""
+    recipe = getattr(implementation, "recipe", None)
+    build = cast("Callable[..., EditMethod]", implementation)
+    if recipe is None:
+        if overrides:
+            raise InvalidSettings(f"the method {name!r} has no settings; got {', '.join(sorted(overrides))}.")
+        return build()
+    resolved = resolve(name, recipe, overrides, shape_of(model) if model is not None else None)
+    return build(resolved.settings, provenance=resolved.provenance)
+
+
+def parse(settings_type: type, name: str, value: Any, *, where: str) -> Any:
+    """Return `value` as the type that the field declares; text such as "5e-4" becomes a number.
+
+    Raises: InvalidSettings: no such field, or a value it cannot take; `where` tells the user the place.
+    """
+    hints = get_type_hints(settings_type)
+    if name not in hints:
+        raise InvalidSettings(
+            f"{where}: unknown setting {name!r}; there are {', '.join(sorted(hints))}.{closest(name, hints)}"
+        )
+    try:
+        return _as(hints[name], value)
+    except (TypeError, ValueError) as error:
+        wanted = getattr(hints[name], "__name__", str(hints[name]))
+        raise InvalidSettings(f"{where}: the setting {name!r} is {wanted}, not {value!r}.") from error
+
+
+def read_file(directory: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Return the tables `[methods.<name>]` of the model's `editguard.toml`; empty without the file.
+
+    Raises: InvalidSettings: the file is not TOML, or holds something else than tables under `methods`.
+    """
+    path = directory / FILE_NAME
+    if not path.is_file():
+        return {}
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8")).get("methods", {})
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise InvalidSettings(f"{path} cannot be read: {error}") from error
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise InvalidSettings(f"{path}: write settings as tables, for example [methods.rome].")
+    return tables
+
+
+def _layers_of(
+    method: str, recipe: Recipe, overrides: Mapping[str, Any], shape: Shape | None
+) -> list[tuple[Mapping[str, str], Mapping[str, Any]]]:
+    """The sources of values, weakest first, as (field -> provenance, field -> value)."""
+    layers: list[tuple[Mapping[str, str], Mapping[str, Any]]] = []
+    if shape is not None:
+        derived = recipe.derived(shape.layers)
+        layers.append(
+            (
+                {name: f"derived from depth: {rule}" for name, (_, rule) in derived.items()},
+                {name: value for name, (value, _) in derived.items()},
+            )
+        )
+        for row in recipe.published:
+            if (row.family, row.layers, row.d_model) == (shape.family, shape.layers, shape.d_model):
+                layers.append((dict.fromkeys(row.values, f"published: {row.source}"), row.values))
+        if shape.directory is not None:
+            table = read_file(shape.directory).get(method, {})
+            layers.append((dict.fromkeys(table, f"model directory: {FILE_NAME}"), table))
+    layers.append((dict.fromkeys(overrides, "override"), overrides))
+    return layers
+
+
+def _as(hint: Any, value: Any) -> Any:
+    """Convert `value` to the annotated type, or raise TypeError or ValueError."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        options = get_args(hint)
+        if value is None or (isinstance(value, str) and value.lower() in {"none", "off"}):
+            if type(None) in options:
+                return None
+            raise ValueError(value)
+        [option] = [option for option in options if option is not type(None)]
+        return _as(option, value)
+    if origin is tuple:
+        if isinstance(value, str):
+            raise TypeError(value)
+        parts = get_args(hint)
+        items = tuple(value)
+        if parts[-1] is Ellipsis:
+            return tuple(_as(parts[0], item) for item in items)
+        return tuple(_as(part, item) for part, item in zip(parts, items, strict=True))
+    if str(origin) == "typing.Literal":
+        if value not in get_args(hint):
+            raise ValueError(value)
+        return value
+    if hint is bool:
+        return _as_bool(value)
+    if hint is int:
+        return _as_int(value)
+    if hint is float:
+        return _as_float(value)
+    if hint is str and isinstance(value, str):
+        return value
+    raise TypeError(value)
+
+
+def _as_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "on": True, "yes": True, "false": False, "off": False, "no": False}
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise TypeError(value)
+
+
+def _as_int(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(value)
+    if isinstance(value, str):
+        return int(value)
+    if isinstance(value, float) and not value.is_integer():
+        raise ValueError(value)
+    return int(value)
+
+
+def _as_float(value: Any) -> float:
+    if isinstance(value, bool):
+        raise TypeError(value)
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number

@@ -1,0 +1,241 @@
+"""The parts of a model that editing methods speak of, found for every family through its row in
+`families`."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from editguard.errors import UnknownPart, UnsupportedModel
+from editguard.models.families import FAMILIES, FamilyRow, Flag
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """One weight matrix in the orientation of the field, y = W x + b with W (d_out, d_in).
+
+    Attributes:
+        name: the parameter's name in the Hugging Face model, e.g.
+            "transformer.h.3.mlp.c_proj.weight".
+        module: the linear module that holds it; its input is x and its output y.
+        transposed: the parameter is stored as (d_in, d_out); told by the module's type, never by
+            its shape.
+    """
+
+    name: str
+    module: nn.Module
+    transposed: bool
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter as it is stored."""
+        parameter = self.module.weight
+        assert isinstance(parameter, nn.Parameter)
+        return parameter
+
+    def weight(self) -> Tensor:
+        """A view of the parameter as (d_out, d_in)."""
+        return self.parameter.T if self.transposed else self.parameter
+
+    @property
+    def bias_name(self) -> str | None:
+        """Name of the bias parameter, or None for a module without one."""
+        if getattr(self.module, "bias", None) is None:
+            return None
+        return self.name.removesuffix("weight") + "bias"
+
+    def bias(self) -> Tensor | None:
+        """The bias (d_out,), or None."""
+        bias = getattr(self.module, "bias", None)
+        return bias if isinstance(bias, Tensor) else None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(d_out, d_in)."""
+        rows, columns = self.parameter.shape
+        return (columns, rows) if self.transposed else (rows, columns)
+
+    @property
+    def d_out(self) -> int:
+        """Width of the output."""
+        return self.shape[0]
+
+    @property
+    def d_in(self) -> int:
+        """Width of the input."""
+        return self.shape[1]
+
+
+class Anatomy:
+    """The named parts of one Hugging Face causal language model.
+
+    Attributes:
+        family: the `model_type` under which the row was found.
+        layers: number of blocks; layers are counted from 0.
+        d_model: width of the residual stream.
+        d_ff: width of a key, the input of a down projection.
+        parallel: attention and MLP of a block both read the block's input.
+        post_mlp_norm: a norm stands between the MLP's output and the block's output, so that a
+            change of the one is not the same change of the other.
+        normalises_stream: that norm is applied to the whole residual stream (post-LN).
+
+    Raises: UnsupportedModel: no row for the family, or the model does not have the parts that its
+    row names.
+    """
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        self._module = module
+        config = module.config
+        self.family = str(getattr(config, "model_type", ""))
+        row = FAMILIES.get(self.family)
+        if row is None:
+            raise UnsupportedModel(
+                f"no row for the model family {self.family!r} ({type(module).__name__}); known are "
+                f"{', '.join(sorted(FAMILIES))}. A family joins by one row in editguard/models/families.py."
+            )
+        self._row: FamilyRow = row
+        text_config = config.get_text_config()
+        reason = row.unsupported(text_config) if row.unsupported else None
+        if reason:
+            raise UnsupportedModel(f"this {self.family} model cannot be edited: {reason}.")
+        blocks = self._find(row.blocks)
+        if not isinstance(blocks, nn.ModuleList) or not len(blocks):
+            raise UnsupportedModel(f"{type(module).__name__} has no blocks at {row.blocks!r}.")
+        self._blocks = blocks
+        self.layers = len(blocks)
+        self.parallel = _holds(row.parallel, text_config)
+        self.normalises_stream = _holds(row.normalises_stream, text_config)
+        self.post_mlp_norm = row.post_mlp_norm is not None or self.normalises_stream
+        self.d_model, self.d_ff = self.down_projection(0).shape
+        softcap = getattr(text_config, "final_logit_softcapping", None)
+        self._softcap: float | None = None if softcap is None else float(softcap)
+        self._final_norm = self._find(row.final_norm, optional=True) if row.final_norm else None
+        path = row.output_projection
+        self._output_projection = self._find(path, optional=True) if path else None
+        for needed in (self.head, self.embedding, self.backbone):
+            assert isinstance(needed, nn.Module)
+
+    # ---- parts of the whole model
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The model without its head; its last hidden state is what `unembed` takes."""
+        return self._part(self._row.backbone)
+
+    @property
+    def embedding(self) -> nn.Module:
+        """The token embedding."""
+        return self._part(self._row.embedding)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm after the last block; the identity where the model has none."""
+        return self._final_norm if self._final_norm is not None else nn.Identity()
+
+    @property
+    def head(self) -> nn.Module:
+        """The linear module from the normalised residual stream to the logits."""
+        return self._part(self._row.head)
+
+    # ---- parts of a block
+
+    def block(self, layer: int) -> nn.Module:
+        """Block `layer`; its output (the first item, where it is a tuple) is the next residual
+        stream."""
+        self._check(layer)
+        return self._blocks[layer]
+
+    def down_projection(self, layer: int) -> Matrix:
+        """The MLP's output matrix (d_model, d_ff); its input is the key."""
+        return self._matrix(layer, self._row.down)
+
+    def up_projections(self, layer: int) -> tuple[Matrix, ...]:
+        """The MLP's input matrices (d_ff, d_model): the up projection, then the gate where there is
+        one."""
+        names = (self._row.up, self._row.gate)
+        return tuple(self._matrix(layer, name) for name in names if name is not None)
+
+    def gate_projection(self, layer: int) -> Matrix | None:
+        """The matrix of the MLP's gate (d_ff, d_model), or None where the MLP is not gated."""
+        return None if self._row.gate is None else self._matrix(layer, self._row.gate)
+
+    def attention_output(self, layer: int) -> Matrix:
+        """The matrix from the attention heads to the residual stream (d_model, heads x head
+        width)."""
+        return self._matrix(layer, self._row.attention_output)
+
+    def mlp(self, layer: int) -> nn.Module:
+        """The module whose output is the MLP's, before any norm that follows it."""
+        return self._in_block(layer, self._row.mlp)
+
+    def residual_writers(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        """The modules whose outputs are added to the residual stream: attention's and the MLP's.
+
+        Where the family has norms after these modules, the norms. In a post-LN model
+        (`normalises_stream`) the sum of stream and output passes a further norm of the block each
+        time.
+        """
+        row = self._row
+        attention = row.post_attention_norm or row.attention_output
+        return self._in_block(layer, attention), self._in_block(layer, row.post_mlp_norm or row.mlp)
+
+    # ---- from the residual stream to the logits
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The model's own logits (..., vocabulary) for the last block's output (..., d_model)."""
+        state = self.final_norm(hidden)
+        if self._output_projection is not None:
+            state = self._output_projection(state)
+        return self.unembed(state)
+
+    def unembed(self, state: Tensor) -> Tensor:
+        """Logits (..., vocabulary) for the backbone's last hidden state (..., d_model), after the
+        final norm."""
+        logits: Tensor = self.head(state)
+        if self._softcap is not None:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits
+
+    # ---- finding
+
+    def _part(self, path: str) -> nn.Module:
+        found = self._find(path)
+        assert found is not None
+        return found
+
+    def _find(self, path: str, *, optional: bool = False) -> nn.Module | None:
+        found: object = self._module
+        for step in path.split("."):
+            found = getattr(found, step, None)
+        if isinstance(found, nn.Module):
+            return found
+        if optional:
+            return None
+        raise UnsupportedModel(
+            f"{type(self._module).__name__} has no part {path!r}, which a model of the family {self.family!r} "
+            "should have; load it as a causal language model of the library's own code."
+        )
+
+    def _check(self, layer: int) -> None:
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < self.layers:
+            raise UnknownPart(f"no layer {layer!r}: this {self.family} model has the layers 0 to {self.layers - 1}.")
+
+    def _in_block(self, layer: int, path: str) -> nn.Module:
+        self._check(layer)
+        return self._part(f"{self._row.blocks}.{layer}.{path}")
+
+    def _matrix(self, layer: int, path: str) -> Matrix:
+        module = self._in_block(layer, path)
+        name = f"{self._row.blocks}.{layer}.{path}.weight"
+        if not isinstance(module, nn.Linear | Conv1D) or not module.weight.is_floating_point():
+            raise UnsupportedModel(
+                f"{name} is held by a {type(module).__name__}, not by a plain linear module: "
+                "quantised or adapted models cannot be edited; load the full-precision weights."
+            )
+        return Matrix(name, module, transposed=isinstance(module, Conv1D))
+
+
+def _holds(flag: Flag, config: object) -> bool:
+    return flag if isinstance(flag, bool) else flag(config)

@@ -1,0 +1,160 @@
+"""The model families that editguard knows: one row of names each, no behaviour.
+
+A row says where a family keeps the parts that editing methods speak of. Paths are dotted attribute
+names; those of `block_parts` start at a block, all others at the Hugging Face model. Rows are found
+by the `model_type` of the model's configuration; `Anatomy` reads them, and nothing else names an
+architecture.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+Flag = bool | Callable[[Any], bool]
+"""A property of a family; where its members differ, a function of the model's configuration."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyRow:
+    """Where one family keeps its parts.
+
+    Attributes:
+        backbone: the model without its head; its output has passed the final norm.
+        blocks: the list of blocks.
+        embedding: the token embedding.
+        final_norm: the norm after the last block; None where there is none.
+        output_projection: a matrix between final norm and head, where some members have one.
+        head: the matrix from the residual stream to the logits.
+        down: in a block, the matrix from the MLP's inner width to the residual stream.
+        up: in a block, the matrix that makes the MLP's inner activations.
+        gate: in a block, the matrix whose activation multiplies these, in gated MLPs.
+        attention_output: in a block, the matrix from the attention heads to the residual stream.
+        mlp: in a block, the module whose output is what the MLP adds (the down projection itself
+            where the MLP has no module of its own, or where that module already returns the sum
+            with the residual stream).
+        parallel: attention and MLP both read the block's input.
+        post_attention_norm, post_mlp_norm: in a block, norms between a module's output and the
+            residual stream.
+        normalises_stream: the residual stream itself passes the two norms (post-LN): norm(x +
+            module's output).
+        unsupported: gives the reason why a configuration of this family cannot be edited, or None.
+    """
+
+    backbone: str
+    blocks: str
+    embedding: str
+    final_norm: str | None
+    head: str = "lm_head"
+    output_projection: str | None = None
+    down: str
+    up: str
+    gate: str | None = None
+    attention_output: str
+    mlp: str = "mlp"
+    parallel: Flag = False
+    post_attention_norm: str | None = None
+    post_mlp_norm: str | None = None
+    normalises_stream: Flag = False
+    unsupported: Callable[[Any], str | None] | None = None
+
+
+def _bloom_variant(config: Any) -> str | None:
+    if config.apply_residual_connection_post_layernorm:
+        return "its residual stream starts from a norm's output (apply_residual_connection_post_layernorm)"
+    if config.pretraining_tp > 1 and config.slow_but_exact:
+        return "it computes the down projection in slices (pretraining_tp with slow_but_exact)"
+    return None
+
+
+_GPT2 = FamilyRow(
+    backbone="transformer",
+    blocks="transformer.h",
+    embedding="transformer.wte",
+    final_norm="transformer.ln_f",
+    down="mlp.c_proj",
+    up="mlp.c_fc",
+    attention_output="attn.c_proj",
+)
+_LLAMA = FamilyRow(
+    backbone="model",
+    blocks="model.layers",
+    embedding="model.embed_tokens",
+    final_norm="model.norm",
+    down="mlp.down_proj",
+    up="mlp.up_proj",
+    gate="mlp.gate_proj",
+    attention_output="self_attn.o_proj",
+)
+_GEMMA = replace(
+    _LLAMA,
+    post_attention_norm="post_attention_layernorm",
+    post_mlp_norm="post_feedforward_layernorm",
+)
+_NEOX = FamilyRow(
+    backbone="gpt_neox",
+    blocks="gpt_neox.layers",
+    embedding="gpt_neox.embed_in",
+    final_norm="gpt_neox.final_layer_norm",
+    down="mlp.dense_4h_to_h",
+    up="mlp.dense_h_to_4h",
+    attention_output="attention.dense",
+    parallel=lambda config: bool(config.use_parallel_residual),
+)
+_FALCON = FamilyRow(
+    backbone="transformer",
+    blocks="transformer.h",
+    embedding="transformer.word_embeddings",
+    final_norm="transformer.ln_f",
+    down="mlp.dense_4h_to_h",
+    up="mlp.dense_h_to_4h",
+    attention_output="self_attention.dense",
+    parallel=lambda config: bool(config.new_decoder_architecture or config.parallel_attn),
+)
+
+FAMILIES: Final[Mapping[str, FamilyRow]] = {
+    "gpt2": _GPT2,
+    "gptj": replace(_GPT2, down="mlp.fc_out", up="mlp.fc_in", attention_output="attn.out_proj", parallel=True),
+    "gpt_neox": _NEOX,
+    "opt": FamilyRow(
+        backbone="model",
+        blocks="model.decoder.layers",
+        embedding="model.decoder.embed_tokens",
+        final_norm="model.decoder.final_layer_norm",
+        output_projection="model.decoder.project_out",
+        down="fc2",
+        up="fc1",
+        attention_output="self_attn.out_proj",
+        mlp="fc2",
+        normalises_stream=lambda config: not config.do_layer_norm_before,
+    ),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "gemma3": replace(
+        _GEMMA,
+        backbone="model.language_model",
+        blocks="model.language_model.layers",
+        embedding="model.language_model.embed_tokens",
+        final_norm="model.language_model.norm",
+    ),
+    "phi": replace(
+        _LLAMA,
+        final_norm="model.final_layernorm",
+        down="mlp.fc2",
+        up="mlp.fc1",
+        gate=None,
+        attention_output="self_attn.dense",
+        parallel=True,
+    ),
+    "falcon": _FALCON,
+    "bloom": replace(
+        _FALCON,
+        mlp="mlp.dense_4h_to_h",
+        parallel=False,
+        unsupported=_bloom_variant,
+    ),
+}
+"""Every known family by the `model_type` of its Hugging Face configuration."""

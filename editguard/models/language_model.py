@@ -1,0 +1,349 @@
+"""A causal language model as everything else in editguard sees it."""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from editguard.errors import ConfigurationError, PromptTooLong
+from editguard.models.anatomy import Anatomy
+from editguard.models.fingerprint import fingerprint
+from editguard.models.generation import (
+    DEFAULT_STOP,
+    Generation,
+    StopRule,
+    continue_greedily,
+    right_padded,
+)
+from editguard.models.scoring import Score
+from editguard.models.tokens import TextEncoder
+from editguard.models.weights import WeightLedger
+
+_Result = TypeVar("_Result")
+
+
+class Change(Protocol):
+    """One thing that an edit has put in force on a model, and that can be taken back exactly."""
+
+    def install(self, model: "LanguageModel") -> None:
+        """Put it in force on top of the changes already there."""
+
+    def uninstall(self, model: "LanguageModel") -> None:
+        """Take it back; it is the last one in force."""
+
+    def rewrite(self, prompts: Sequence[str]) -> list[str]:
+        """The prompts that the model reads in place of these."""
+
+
+class LanguageModel:
+    """Weights, tokenizer and device of one causal language model; the only thing that touches
+    Hugging Face.
+
+    Answers and scores do not depend on how prompts are batched, beyond the rounding of
+    floating-point sums. The tokenizer's settings are never changed, and the model gets only
+    arguments that are made here: ids, mask and positions.
+
+    Attributes:
+        module: the Hugging Face model, in evaluation mode and without gradients.
+        tokenizer: its tokenizer.
+        name: as the user gave it; `revision` of the hub, where one was asked for.
+        anatomy: the model's parts by the names of the field.
+        weights: the stack of weight updates in force.
+        installed: the changes in force, kept by the edited model.
+        batch_size: rows of one forward pass; halved for the rest of the run when the device's
+            memory is short.
+
+    Raises: UnsupportedModel: see `Anatomy`. ConfigurationError: a batch size below 1, or `chat`
+    without a template.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        name: str,
+        revision: str | None = None,
+        batch_size: int = 32,
+        chat: bool = False,
+    ) -> None:
+        if batch_size < 1:
+            raise ConfigurationError(f"the batch size is {batch_size}; it must be 1 or more.")
+        self.module = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+        self.batch_size = batch_size
+        self.config = model.config
+        self.anatomy = Anatomy(model)
+        self.weights = WeightLedger(model)
+        self.encoder = TextEncoder(tokenizer, chat=chat)
+        self.installed: list[Change] = []
+        self._fingerprint: str | None = None
+        taken = inspect.signature(self.anatomy.backbone.forward).parameters
+        self._takes_positions = "position_ids" in taken
+        self._end_ids = _end_ids(model, tokenizer)
+
+    # ---- what it is
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids must go: the device of the embedding."""
+        embedding = self.anatomy.embedding
+        device = next(embedding.parameters()).device
+        if device.type == "meta":  # offloaded: brought to this device for each call
+            hook = getattr(embedding, "_hf_hook", None)
+            return torch.device(getattr(hook, "execution_device", "cpu"))
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights that edits change."""
+        return self.anatomy.down_projection(0).parameter.dtype
+
+    @property
+    def attention(self) -> str:
+        """The implementation of attention that was chosen at loading; part of a run's
+        environment."""
+        return str(getattr(self.config, "_attn_implementation", None) or "default")
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts are put into the tokenizer's chat template."""
+        return self.encoder.chat
+
+    @property
+    def context_length(self) -> int | None:
+        """How many tokens the model can read; None where nothing limits them."""
+        length = getattr(self.config.get_text_config(), "max_position_embeddings", None)
+        return int(length) if length else None
+
+    def fingerprint(self) -> str:
+        """16 hex digits that identify pristine weights, configuration, tokenizer and chat
+        template."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.module, self.tokenizer, self.weights.reference_digests())
+        return self._fingerprint
+
+    # ---- text and tokens
+
+    def render(self, prompt: str) -> str:
+        """The text that the model reads for a prompt; see `TextEncoder.render`."""
+        return self.encoder.render(prompt)
+
+    def encode(self, prompt: str) -> list[int]:
+        """Ids of the rendered prompt, with BOS exactly once where the tokenizer adds it."""
+        return self.encoder.encode(prompt)
+
+    def encode_text(self, text: str) -> list[int]:
+        """Ids of running text, never rendered as a chat; see `TextEncoder.encode_text`."""
+        return self.encoder.encode_text(text)
+
+    def encode_answer(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+        """Ids of the prompt and of the answer that follows it; see `TextEncoder.encode_answer`."""
+        return self.encoder.encode_answer(prompt, answer)
+
+    def subject_end(self, text: str, subject: str, *, start: int | None = None) -> int:
+        """Index in `encode(text)` of the last token of the subject; see
+        `TextEncoder.subject_end`."""
+        return self.encoder.subject_end(text, subject, start=start)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, without special tokens."""
+        return self.encoder.decode(ids)
+
+    # ---- running
+
+    def forward(self, ids: Tensor, mask: Tensor, *, past: Any = None, use_cache: bool = False) -> Any:
+        """Run the backbone: its output holds `last_hidden_state` (rows, tokens, width) and
+        `past_key_values`.
+
+        Args:
+            ids: shape (rows, tokens), padded at either side.
+            mask: shape (rows, cached and new tokens), 1 for real tokens and 0 for padding.
+            past: the attention cache that an earlier call with `use_cache` returned.
+
+        Logits are `anatomy.unembed` of the states that are wanted. Gradients flow unless the caller
+        stops them.
+        """
+        ids, mask = ids.to(self.device), mask.to(self.device)
+        arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": use_cache}
+        if self._takes_positions:
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)
+            arguments["position_ids"] = positions[:, -ids.shape[1] :]
+        if past is not None:
+            arguments["past_key_values"] = past
+        return self.anatomy.backbone(**arguments, return_dict=True)
+
+    def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Logits (rows, tokens, vocabulary) at every position."""
+        return self.anatomy.unembed(self.forward(ids, mask).last_hidden_state)
+
+    def generate(
+        self, prompts: Sequence[str], *, max_new_tokens: int = 24, stop: StopRule = DEFAULT_STOP
+    ) -> list[Generation]:
+        """The model's greedy answers, in the order of the prompts.
+
+        Raises: PromptTooLong: a prompt leaves no room for an answer in the model's context.
+        """
+        unique = list(dict.fromkeys(prompts))
+        rows = [self.encode(prompt) for prompt in unique]
+        limits = [self._room(prompt, row, max_new_tokens) for prompt, row in zip(unique, rows, strict=True)]
+
+        def step(ids: Tensor, mask: Tensor, past: Any) -> tuple[Tensor, Any]:
+            output = self.forward(ids, mask, past=past, use_cache=True)
+            logits = self.anatomy.unembed(output.last_hidden_state[:, -1])
+            return logits, output.past_key_values
+
+        def finished(new: Sequence[int]) -> bool:
+            return stop.ends(self.decode(new))
+
+        def run(batch: list[int]) -> list[tuple[list[int], bool]]:
+            return continue_greedily(
+                step,
+                [rows[index] for index in batch],
+                limits=[limits[index] for index in batch],
+                finished=finished,
+                end_ids=self._end_ids,
+            )
+
+        made = self.in_batches([len(row) for row in rows], run)
+        answers: dict[str, Generation] = {}
+        for prompt, (new, ended) in zip(unique, made, strict=True):
+            text, cut = stop.cut(self.decode(new))
+            answers[prompt] = Generation(text, tuple(new), ended or cut, prompt)
+        return [answers[prompt] for prompt in prompts]
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
+        """Teacher-forced scores of (prompt, answer) pairs, in their order.
+
+        Raises: PromptTooLong: a pair does not fit the model's context. AmbiguousTokens: an answer
+        has no tokens.
+        """
+        unique = list(dict.fromkeys(pairs))
+        encoded = [self.encode_answer(prompt, answer) for prompt, answer in unique]
+        for (prompt, _), (before, after) in zip(unique, encoded, strict=True):
+            self._room(prompt, [*before, *after[:-1]], 1)
+
+        def run(batch: list[int]) -> list[Score]:
+            items = [encoded[index] for index in batch]
+            logits = self._logits_at(
+                [[*before, *after[:-1]] for before, after in items],
+                [range(len(before) - 1, len(before) + len(after) - 1) for before, after in items],
+            )
+            return [_score(rows, after) for rows, (_, after) in zip(logits, items, strict=True)]
+
+        made = self.in_batches([len(before) + len(after) for before, after in encoded], run)
+        scores = dict(zip(unique, made, strict=True))
+        return [scores[pair] for pair in pairs]
+
+    def next_tokens(self, prompts: Sequence[str], k: int = 5) -> list[list[tuple[str, float]]]:
+        """The k most likely next tokens of each prompt with their probabilities, most likely first.
+
+        Raises: PromptTooLong: a prompt does not fit the model's context.
+        """
+        rows = [self.encode(prompt) for prompt in prompts]
+        for prompt, row in zip(prompts, rows, strict=True):
+            self._room(prompt, row, 1)
+
+        def run(batch: list[int]) -> list[list[tuple[str, float]]]:
+            chosen = [rows[index] for index in batch]
+            tops: list[list[tuple[str, float]]] = []
+            for logits in self._logits_at(chosen, [[len(row) - 1] for row in chosen]):
+                likely = logits[0].float().softmax(-1).topk(min(k, logits.shape[-1]))
+                pairs = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
+                tops.append([(self._token_text(token), probability) for token, probability in pairs])
+            return tops
+
+        return self.in_batches([len(row) for row in rows], run)
+
+    def batches(
+        self, lengths: Sequence[int], run: Callable[[list[int]], _Result]
+    ) -> Iterator[tuple[list[int], _Result]]:
+        """Call `run`, without gradients, with the indices of rows of like length, longest first.
+
+        When the device's memory is short the batch is halved and run again, so `run` must have no
+        effect besides its result.
+
+        Yields: the indices of each batch, and what `run` returned for it.
+        """
+        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        while order:
+            batch = order[: self.batch_size]
+            try:
+                with torch.no_grad():
+                    made = run(batch)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                self._halve(len(batch))
+                continue
+            yield batch, made
+            order = order[len(batch) :]
+
+    def in_batches(self, lengths: Sequence[int], run: Callable[[list[int]], list[_Result]]) -> list[_Result]:
+        """Like `batches` for a `run` that returns one result per row: all results, in the rows'
+        order."""
+        results: dict[int, _Result] = {}
+        for batch, made in self.batches(lengths, run):
+            results.update(zip(batch, made, strict=True))
+        return [results[index] for index in range(len(lengths))]
+
+    # ---- inner working
+
+    def _room(self, prompt: str, row: Sequence[int], wanted: int) -> int:
+        """How many of the wanted tokens fit after a row."""
+        if not row:
+            raise PromptTooLong(prompt, 0, self.context_length)
+        if self.context_length is None:
+            return wanted
+        if len(row) > self.context_length:
+            raise PromptTooLong(prompt, len(row), self.context_length)
+        return min(wanted, self.context_length - len(row) + 1)
+
+    def _token_text(self, token: int) -> str:
+        text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+    def _logits_at(self, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int] | range]) -> list[Tensor]:
+        """Logits (positions, vocabulary) at chosen positions of each row; the head runs at these
+        alone."""
+        ids, mask = right_padded(rows)
+        states = self.forward(ids, mask).last_hidden_state
+        row_index = [row for row, places in enumerate(positions) for _ in places]
+        place_index = [place for places in positions for place in places]
+        logits = self.anatomy.unembed(states[row_index, place_index])
+        return list(torch.split(logits, [len(places) for places in positions]))
+
+    def _halve(self, rows: int) -> None:
+        self.batch_size = max(1, rows // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        warnings.warn(
+            f"the device's memory does not hold {rows} rows at a time; going on with {self.batch_size}.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def _score(logits: Tensor, answer: Sequence[int]) -> Score:
+    log_probs = logits.float().log_softmax(-1)
+    wanted = torch.tensor(answer, device=logits.device)
+    picked = log_probs.gather(-1, wanted[:, None])[:, 0]
+    return Score(tuple(picked.tolist()), tuple(logits.argmax(-1).tolist()), tuple(answer))
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Every token that ends a text by the model's generation settings, its configuration or its
+    tokenizer."""
+    found: set[int] = set()
+    settings = (getattr(model, "generation_config", None), model.config, tokenizer)
+    for holder in settings:
+        ids = getattr(holder, "eos_token_id", None)
+        found.update(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
+    return frozenset(found)

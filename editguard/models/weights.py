@@ -1,0 +1,292 @@
+"""Changing weights so that they can always be given back byte for byte."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from editguard.errors import MethodRefused, ModelChanged
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """The update left @ right.T of a matrix; left: (d_out, rank), right: (d_in, rank)."""
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the update, (d_out, d_in)."""
+        return (self.left.shape[0], self.right.shape[0])
+
+    def dense(self) -> Tensor:
+        """The update itself, (d_out, d_in)."""
+        return self.left @ self.right.T
+
+    def is_finite(self) -> bool:
+        """No factor holds an infinity or a NaN."""
+        return bool(self.left.isfinite().all() and self.right.isfinite().all())
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """The update of a matrix (d_out, d_in), or of a vector such as a bias (d_out,)."""
+
+    delta: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the update."""
+        return tuple(self.delta.shape)
+
+    def dense(self) -> Tensor:
+        """The update itself."""
+        return self.delta
+
+    def is_finite(self) -> bool:
+        """The update holds no infinity and no NaN."""
+        return bool(self.delta.isfinite().all())
+
+
+Delta = LowRank | Dense
+"""An update of one parameter in the orientation of the field, y = W x + b with W (d_out, d_in)."""
+
+
+@dataclass(eq=False)
+class _Touched:
+    """One parameter that an update has touched: its pristine value and the running sum of its
+    updates.
+
+    The sum is float32 (float64 for a float64 model), in the orientation of storage, and None while
+    no update is in
+    force: adding zeros would turn -0.0 into 0.0.
+    """
+
+    parameter: nn.Parameter
+    transposed: bool
+    pristine: Tensor
+    total: Tensor | None = None
+
+    def value(self, total: Tensor | None) -> Tensor:
+        """What the parameter holds under that sum."""
+        if total is None:
+            return self.pristine
+        return (self.pristine.to(total.dtype) + total).to(self.pristine.dtype)
+
+    def plus(self, total: Tensor | None, delta: "Delta") -> Tensor:
+        """The sum after one more update; the given one stays as it is."""
+        if total is None:
+            wide = torch.promote_types(self.pristine.dtype, torch.float32)
+            total = torch.zeros_like(self.pristine, dtype=wide)
+        if isinstance(delta, LowRank):
+            left, right = (part.detach().to(total) for part in (delta.left, delta.right))
+            first, second = (right, left) if self.transposed else (left, right)
+            return torch.addmm(total, first, second.T)
+        update = delta.delta.detach().to(total.device, total.dtype)
+        return total + (update.T if self.transposed else update)
+
+
+class WeightLedger:
+    """The stack of weight updates in force on one module.
+
+    A touched parameter is always cast(pristine in float32 + sum of its updates in float32, in the
+    order in which they were pushed): updates do not accumulate rounding in half precision, and a
+    parameter without updates has its pristine bytes. Updates leave in the reverse order of their
+    coming.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._stack: list[dict[str, Delta]] = []
+        self._touched: dict[str, _Touched] = {}
+        self._before_last: dict[str, Tensor | None] | None = (
+            None  # sums before the last push, so that it can be undone fast
+        )
+        self._reference: dict[str, str] | None = None
+
+    @property
+    def depth(self) -> int:
+        """How many pushes are in force."""
+        return len(self._stack)
+
+    def push(self, deltas: Mapping[str, Delta]) -> None:
+        """Add updates to parameters; all of them or, if anything fails, none.
+
+        Args:
+            deltas: updates by parameter name (of tied parameters any of the names).
+
+        Raises: MethodRefused: a parameter does not exist, cannot be changed (offloaded, quantised),
+        an update has
+            another shape than its parameter, or is not finite.
+        """
+        self.reference_digests()
+        resolved: dict[str, Delta] = {}
+        for name, delta in deltas.items():
+            canonical = self._touch(name)
+            if canonical in resolved:
+                raise MethodRefused(f"two updates of one push speak of the same parameter {canonical}.")
+            self._check(canonical, delta)
+            resolved[canonical] = delta
+        touched = {name: self._touched[name] for name in resolved}
+        before = {name: each.total for name, each in touched.items()}
+        totals = {name: touched[name].plus(before[name], delta) for name, delta in resolved.items()}
+        self._write(totals)
+        self._stack.append(resolved)
+        self._before_last = before
+
+    def pop(self, count: int = 1) -> None:
+        """Undo the last `count` pushes; the weights get the very bytes that they had before them.
+
+        Raises: IndexError: fewer pushes are in force.
+        """
+        if not 0 <= count <= self.depth:
+            raise IndexError(f"{count} updates should be undone, {self.depth} are in force")
+        if count == 0:
+            return
+        names = {name for deltas in self._stack[-count:] for name in deltas}
+        if count == 1 and self._before_last is not None:
+            totals = self._before_last
+        else:
+            totals = self._sums(names, self._stack[:-count])
+        self._write(totals)
+        del self._stack[-count:]
+        self._before_last = None
+
+    def restore(self) -> None:
+        """Undo everything: every parameter gets its pristine bytes."""
+        self.pop(self.depth)
+
+    def pristine(self, name: str) -> Tensor:
+        """The parameter's value without any update, as stored; a copy only where updates have
+        touched it."""
+        parameter = _parameter(self._module, name)
+        touched = self._touched.get(self._canonical(name, parameter))
+        return parameter.detach() if touched is None else touched.pristine
+
+    def digest(self) -> str:
+        """sha256 of the names, types, shapes and bytes of all parameters and buffers as they are
+        now."""
+        return _combined(tensor_digests(self._module))
+
+    def reference_digests(self) -> Mapping[str, str]:
+        """The pristine sha256 of every tensor by its name: taken at the first call, before the
+        first update."""
+        if self._reference is None:
+            self._reference = tensor_digests(self._module)
+        return self._reference
+
+    def verify(self) -> None:
+        """Check that every tensor holds exactly the bytes that the ledger says.
+
+        Raises: ModelChanged: names the tensors that differ.
+        """
+        expected = dict(self.reference_digests())
+        for name, touched in self._touched.items():
+            if touched.total is not None:
+                expected[name] = tensor_sha256(touched.value(touched.total))
+        found = tensor_digests(self._module)
+        names = sorted(expected.keys() | found.keys())
+        wrong = [name for name in names if expected.get(name) != found.get(name)]
+        if wrong:
+            shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+            raise ModelChanged(
+                f"the model's bytes are not those that {self.depth} edits in force should leave: {shown} changed. "
+                "Something wrote to the weights directly; load the model again."
+            )
+
+    # ---- inner working
+
+    def _canonical(self, name: str, parameter: nn.Parameter) -> str:
+        return next((known for known, other in self._module.named_parameters() if other is parameter), name)
+
+    def _touch(self, name: str) -> str:
+        parameter = _parameter(self._module, name)
+        canonical = self._canonical(name, parameter)
+        if canonical in self._touched:
+            return canonical
+        if parameter.is_meta:
+            raise MethodRefused(
+                f"the parameter {canonical} is offloaded and not in memory, so it cannot be edited: load the model "
+                "without disk or CPU offload, or choose layers that are in memory."
+            )
+        if not parameter.is_floating_point() or parameter.dtype.itemsize < 2:
+            raise MethodRefused(
+                f"the parameter {canonical} is stored as {str(parameter.dtype).removeprefix('torch.')}: "
+                "quantised weights cannot be edited; load the model in float32, bfloat16 or float16."
+            )
+        owner = self._module.get_submodule(name.rpartition(".")[0])
+        transposed = isinstance(owner, Conv1D) and parameter.ndim == 2
+        self._touched[canonical] = _Touched(parameter, transposed, parameter.detach().clone())
+        return canonical
+
+    def _check(self, name: str, delta: Delta) -> None:
+        touched = self._touched[name]
+        stored = tuple(touched.parameter.shape)
+        wanted = stored[::-1] if touched.transposed else stored
+        if delta.shape != wanted:
+            raise MethodRefused(f"an update of shape {delta.shape} for the parameter {name} of shape {wanted}.")
+        if not delta.is_finite():
+            raise MethodRefused(f"the update of {name} holds infinite or undefined numbers; nothing was changed.")
+
+    def _sums(self, names: Iterable[str], stack: Iterable[Mapping[str, Delta]]) -> dict[str, Tensor | None]:
+        totals: dict[str, Tensor | None] = dict.fromkeys(names)
+        for deltas in stack:
+            for name in deltas.keys() & totals.keys():
+                totals[name] = self._touched[name].plus(totals[name], deltas[name])
+        return totals
+
+    @torch.no_grad()
+    def _write(self, totals: Mapping[str, Tensor | None]) -> None:
+        """Set the sums and the weights that follow from them; on any failure both are as before."""
+        values = {name: self._touched[name].value(total) for name, total in totals.items()}
+        held = {name: self._touched[name].total for name in totals}
+        try:
+            for name, value in values.items():
+                self._touched[name].parameter.copy_(value)
+                self._touched[name].total = totals[name]
+        except BaseException:
+            for name, total in held.items():
+                touched = self._touched[name]
+                touched.parameter.copy_(touched.value(total))
+                touched.total = total
+            raise
+
+
+def tensor_digests(module: nn.Module) -> dict[str, str]:
+    """sha256 of type, shape and bytes of every parameter and buffer by name; tied parameters appear
+    once.
+
+    Left out are the rotary frequencies that no checkpoint holds: the configuration determines them,
+    and some variants rewrite them as a sequence grows.
+    """
+    tensors: dict[str, Tensor] = dict(module.named_parameters())
+    tensors |= {name: each for name, each in module.named_buffers() if not name.endswith("inv_freq")}
+    return {name: tensor_sha256(tensor) for name, tensor in tensors.items()}
+
+
+def tensor_sha256(tensor: Tensor) -> str:
+    """sha256 of a tensor's type, shape and bytes; of an offloaded one the type and shape alone."""
+    digest = hashlib.sha256(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+    if tensor.is_meta:
+        digest.update(b"offloaded")
+    else:
+        flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+        digest.update(flat.numpy().data)
+    return digest.hexdigest()
+
+
+def _combined(digests: Mapping[str, str]) -> str:
+    return hashlib.sha256("\n".join(f"{name} {digests[name]}" for name in sorted(digests)).encode()).hexdigest()
+
+
+def _parameter(module: nn.Module, name: str) -> nn.Parameter:
+    try:
+        return module.get_parameter(name)
+    except AttributeError:
+        raise MethodRefused(
+            f"the model {type(module).__name__} has no parameter {name!r}; nothing was changed."
+        ) from None

@@ -1,0 +1,68 @@
+"""The pocket model's shape, and a freshly initialised one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, GPTNeoXConfig, GPTNeoXForCausalLM
+
+from editguard.pocket.tokenizer import CONTEXT
+
+_TRAINING_ATTENTION: Final = "pocket_float32_attention"
+_SHORT: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of the transformer; every block is attention first, then the MLP on its result."""
+
+    layers: int = 8
+    d_model: int = 192
+    heads: int = 6
+    d_ff: int = 768
+    context: int = CONTEXT
+
+
+def configuration(shape: Shape, vocabulary: int, end_of_text: int, pad: int) -> GPTNeoXConfig:
+    """GPT-NeoX with sequential residuals, rotary positions on half of each head, and one matrix for both embeddings."""
+    return GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=shape.d_model,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.d_ff,
+        max_position_embeddings=shape.context,
+        use_parallel_residual=False,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5},
+        bos_token_id=end_of_text,
+        eos_token_id=end_of_text,
+        pad_token_id=pad,
+    )
+
+
+def new_model(configuration: GPTNeoXConfig, seed: int) -> GPTNeoXForCausalLM:
+    """A model with random weights that depend on `seed` only; the caller's random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return GPTNeoXForCausalLM(configuration)
+
+
+def train_with_float32_attention(model: GPTNeoXForCausalLM) -> None:
+    """Compute attention over short rows in float32 whatever autocast says: on CPUs bfloat16 is slower for these."""
+    AttentionInterface.register(_TRAINING_ATTENTION, _float32_attention)
+    model.set_attn_implementation(_TRAINING_ATTENTION)
+
+
+def _float32_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+) -> tuple[Tensor, None]:
+    """Causal attention over whole rows.  query, key, value: (rows, heads, tokens, d_head)."""
+    dtype = torch.float32 if query.shape[2] <= _SHORT else value.dtype
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
+    with torch.autocast(query.device.type, enabled=False):
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    return mixed.transpose(1, 2).contiguous(), None

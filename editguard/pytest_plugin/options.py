@@ -1,0 +1,336 @@
+"""The configuration: one table from which the flags, the ini keys and the `[tool.editguard]` keys are derived.
+
+A value is looked for on the command line, then among pytest's ini keys (`editguard_model`), then in the table
+`[tool.editguard]` of the root directory's pyproject.toml, then here. All of it is checked when pytest starts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from editguard.errors import ConfigurationError, closest
+
+if TYPE_CHECKING:
+    import pytest
+
+IniType = Literal["string", "bool", "args", "int", "float"]
+BASELINE_MODES = ("check", "create", "update", "prune", "off")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One setting: `read` turns the given text or value into the checked one, or raises ValueError."""
+
+    name: str
+    help: str
+    read: Callable[[Any], Any]
+    default: Any = None
+    ini: IniType = "string"
+    metavar: str | None = None
+
+    @property
+    def flag(self) -> str:
+        return f"--editguard-{self.name.replace('_', '-')}"
+
+    @property
+    def dest(self) -> str:
+        return f"editguard_{self.name}"
+
+
+def _text(value: Any) -> str:
+    if not str(value).strip():
+        raise ValueError("must not be empty")
+    return str(value).strip()
+
+
+def _choice(*known: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if str(value) not in known:
+            raise ValueError(f"must be one of {', '.join(known)}.{closest(str(value), known)}")
+        return str(value)
+
+    return read
+
+
+def _device(value: Any) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value)):
+        raise ValueError("must be auto, cpu, cuda, cuda:<number> or mps")
+    return str(value)
+
+
+def _whole(least: int) -> Callable[[Any], int]:
+    def read(value: Any) -> int:
+        if isinstance(value, bool) or not re.fullmatch(r"[+-]?\d+", str(value).strip()):
+            raise ValueError("must be a whole number")
+        if int(value) < least:
+            raise ValueError(f"must be at least {least}")
+        return int(value)
+
+    return read
+
+
+def _fraction(*, zero: bool) -> Callable[[Any], float]:
+    def read(value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError("must be a number") from None
+        if not (0.0 <= number < 1.0) or (number == 0.0 and not zero):
+            raise ValueError(f"must lie between 0 {'(included)' if zero else '(excluded)'} and 1 (excluded)")
+        return number
+
+    return read
+
+
+def _switch(value: Any) -> bool:
+    known = {"true": True, "1": True, "yes": True, "on": True}
+    known |= {"false": False, "0": False, "no": False, "off": False}
+    if str(value).strip().lower() not in known:
+        raise ValueError("must be true or false")
+    return known[str(value).strip().lower()]
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    parts = value if isinstance(value, (list, tuple)) else [value]
+    names = [name for part in parts for name in re.split(r"[,\s]+", str(part)) if name]
+    if not names:
+        raise ValueError("must name at least one method, or be 'default' or 'all'")
+    return tuple(dict.fromkeys(names))
+
+
+def _file(value: Any) -> Path:
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise ValueError("is not a file")
+    return path
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option("model", "Model under edit: 'pocket', a directory, or a hub name", _text, "pocket", metavar="NAME"),
+    Option("revision", "Revision of a model from the hub", _text, metavar="REV"),
+    Option(
+        "methods",
+        "Editing methods, separated by commas, or 'default' or 'all'",
+        _names,
+        ("default",),
+        "args",
+        "NAMES",
+    ),
+    Option("device", "Device: auto (a GPU when there is one), cpu, cuda, cuda:N, mps", _device, "auto"),
+    Option(
+        "dtype",
+        "Number type of the weights: auto, float32, bfloat16, float16",
+        _choice("auto", "float32", "bfloat16", "float16"),
+        "auto",
+    ),
+    Option("seed", "Seed of everything random in an edit", _whole(0), 0, "int", "N"),
+    Option("batch_size", "Prompts answered at once", _whole(1), 32, "int", "N"),
+    Option(
+        "case_limit",
+        "Use only the first N cases of every declared edit; 0 uses all of them",
+        _whole(0),
+        0,
+        "int",
+        "N",
+    ),
+    Option(
+        "chat_template",
+        "Put prompts into the model's chat template: auto, on, off; the same for edits and probes",
+        _choice("auto", "on", "off"),
+        "auto",
+    ),
+    Option("offline", "Never ask the network for a model", _switch, False, "bool"),
+    Option(
+        "baseline",
+        "What to do with baselines: check, create (write the missing), update (write what ran), prune (remove "
+        "the orphans), off",
+        _choice(*BASELINE_MODES),
+        "check",
+    ),
+    Option("baseline_dir", "Folder of the baselines, relative to the root directory", Path, Path("baselines")),
+    Option("reason", "Why these baselines are accepted; kept beside them", str, "", metavar="TEXT"),
+    Option("cache_dir", "Folder for prepared data, by default the user's cache folder", Path, metavar="DIR"),
+    Option(
+        "corpus",
+        "Text file, one document per line, from which methods estimate the statistics of a model that brings "
+        "no text of its own",
+        _file,
+        metavar="FILE",
+    ),
+    Option(
+        "undecided",
+        "Whether a check that can tell neither 'held' nor 'regressed' passes: pass, fail",
+        _choice("pass", "fail"),
+        "pass",
+    ),
+    Option(
+        "alpha",
+        "Chance of a false regression over the whole run",
+        _fraction(zero=False),
+        0.05,
+        "float",
+        "P",
+    ),
+    Option(
+        "minimum_effect",
+        "Smallest drop, as a fraction, that counts as a regression",
+        _fraction(zero=True),
+        0.0,
+        "float",
+        "X",
+    ),
+    Option("trust_remote_code", "Run code that comes with a model from the hub", _switch, False, "bool"),
+)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What the run was asked for; plain values, one field per row of `OPTIONS`."""
+
+    model: str
+    revision: str | None
+    methods: tuple[str, ...]
+    device: str
+    dtype: str
+    seed: int
+    batch_size: int
+    case_limit: int
+    chat_template: str
+    offline: bool
+    baseline: str
+    baseline_dir: Path
+    reason: str
+    cache_dir: Path | None
+    corpus: Path | None
+    undecided: str
+    alpha: float
+    minimum_effect: float
+    trust_remote_code: bool
+    demonstrations: Path | None
+    settings: Mapping[str, Mapping[str, Any]]
+    """Settings of methods from `[tool.editguard.methods.<name>]`."""
+    given: tuple[str, ...]
+    """Names of the settings that the user gave, in the table's order; empty in an unrelated run."""
+
+    @property
+    def header(self) -> str:
+        """The configuration in one line: what matters always, and what was given."""
+        shown = {"model": self.model, "methods": ",".join(self.methods), "baseline": self.baseline}
+        for name in self.given:
+            if name in ("settings", "demonstrations"):
+                continue
+            value = getattr(self, name)
+            shown[name] = ",".join(value) if isinstance(value, tuple) else str(value)
+        return "editguard: " + ", ".join(f"{name.replace('_', '-')} {value}" for name, value in shown.items())
+
+
+def register(parser: pytest.Parser) -> None:
+    """Add the flags and ini keys of the table to pytest's parser."""
+    group = parser.getgroup("editguard", "regression tests for knowledge edits")
+    for option in OPTIONS:
+        if option.ini == "bool":
+            group.addoption(
+                option.flag, dest=option.dest, action="store_const", const="true", help=option.help
+            )
+        else:
+            group.addoption(
+                option.flag,
+                dest=option.dest,
+                metavar=option.metavar or option.name.upper().replace("_", "-"),
+                help=f"{option.help} (default: {_shown(option.default)})",
+            )
+        parser.addini(option.dest, f"{option.help}; see {option.flag}", type=option.ini, default=None)
+
+
+def _shown(value: Any) -> str:
+    if value in (None, ""):
+        return "none"
+    return ",".join(value) if isinstance(value, tuple) else str(value)
+
+
+def read(config: pytest.Config) -> Configuration:
+    """Return the checked configuration of the run.
+
+    Raises: ConfigurationError: a value cannot be used; names the flag or key it came from.
+    """
+    table = _project_table(config.rootpath)
+    values: dict[str, Any] = {}
+    given = []
+    for option in OPTIONS:
+        source, value = _look_up(config, table, option)
+        if source is None:
+            values[option.name] = option.default
+            continue
+        given.append(option.name)
+        try:
+            values[option.name] = option.read(value)
+        except ValueError as problem:
+            raise ConfigurationError(f"{source} {problem}; it is {_shown(value)!r}.") from None
+    values["baseline_dir"] = config.rootpath / values["baseline_dir"]
+    demonstrations = table.get("demonstrations")
+    if demonstrations is not None:
+        given.append("demonstrations")
+        demonstrations = config.rootpath / str(demonstrations)
+        if not demonstrations.is_file():
+            raise ConfigurationError(
+                f"[tool.editguard] demonstrations is not a file; it is {str(demonstrations)!r}."
+            )
+    settings = _method_tables(table.get("methods"))
+    if settings:
+        given.append("settings")
+    return Configuration(**values, demonstrations=demonstrations, settings=settings, given=tuple(given))
+
+
+def _look_up(config: pytest.Config, table: Mapping[str, Any], option: Option) -> tuple[str | None, Any]:
+    """Where the option was given, in words, and the raw value; (None, None) when nowhere."""
+    value = config.getoption(option.dest)
+    if value is not None:
+        return option.flag, value
+    try:
+        value = config.getini(option.dest)
+    except (TypeError, ValueError) as problem:
+        raise ConfigurationError(f"the ini key {option.dest} cannot be read: {problem}.") from None
+    if value is not None:
+        return f"the ini key {option.dest}", value
+    if option.name in table and not isinstance(table[option.name], Mapping):
+        return f"[tool.editguard] {option.name}", table[option.name]
+    return None, None
+
+
+def _project_table(root: Path) -> Mapping[str, Any]:
+    """The `[tool.editguard]` table of the root directory's pyproject.toml, with underscores in its keys."""
+    path = root / "pyproject.toml"
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return {}
+    if "tool.editguard" not in text:
+        return {}
+    import tomllib
+
+    try:
+        table = tomllib.loads(text).get("tool", {}).get("editguard", {})
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigurationError(f"{path} is not valid TOML: {problem}.") from None
+    if not isinstance(table, dict):
+        raise ConfigurationError(f"{path}: [tool.editguard] is not a table.")
+    table = {key.replace("-", "_"): value for key, value in table.items()}
+    known = {option.name for option in OPTIONS} | {"demonstrations"}
+    for key in table:
+        if key not in known:
+            raise ConfigurationError(f"{path}: [tool.editguard] has no key {key!r}.{closest(key, known)}")
+    return table
+
+
+def _method_tables(methods: Any) -> Mapping[str, Mapping[str, Any]]:
+    """The tables `[tool.editguard.methods.<name>]`: settings by method."""
+    if not isinstance(methods, dict):
+        return {}
+    for name, settings in methods.items():
+        if not isinstance(settings, dict):
+            raise ConfigurationError(f"[tool.editguard.methods.{name}] must be a table of settings.")
+    return methods

@@ -1,0 +1,185 @@
+"""The pytest plugin's hooks. They only connect: each does its work in the module of its subject.
+
+Nothing here, nor what it imports, loads torch or another heavy library; an unrelated run pays for reading options and
+looking at fixture names.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from editguard.errors import EditguardError
+from editguard.pytest_plugin import assertions, collection, marks, options, state
+from editguard.pytest_plugin.fixtures import baseline, edited, method, original
+from editguard.pytest_plugin.progress import Progress
+from editguard.pytest_plugin.reporting import Reporter
+from editguard.pytest_plugin.runtime import Runtime
+
+__all__ = ["baseline", "edited", "method", "original"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the flags and ini keys."""
+    options.register(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the configuration; declare the marks; set up the state of the run."""
+    for line in marks.LINES:
+        config.addinivalue_line("markers", line)
+    try:
+        configuration = options.read(config)
+        selection = collection.Selection(configuration)
+        if "methods" in configuration.given:
+            selection.methods()
+        for name in configuration.settings:
+            selection.checked(name)
+    except EditguardError as error:
+        raise pytest.UsageError(f"editguard: {error}") from None
+    worker = _worker_number(config)
+    present = state.State(configuration, selection, Runtime(configuration, Progress(config), worker))
+    present.runtime.on_measurement = lambda measurement: present.notes.note(measurement)
+    config.stash[state.KEY] = present
+    if worker is None:
+        config.pluginmanager.register(Reporter(config, present), "editguard-reporter")
+        if config.getoption("dist", "no") != "no" and config.pluginmanager.hasplugin("xdist"):
+            from editguard.pytest_plugin.distribution import Distribution
+
+            config.pluginmanager.register(Distribution(), "editguard-distribution")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Let go of the model, also when the run ended early."""
+    if (present := config.stash.get(state.KEY, None)) is not None:
+        present.runtime.discard()
+        del config.stash[state.KEY]
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """The configuration, when the run was configured for editguard; nothing in any other run."""
+    configuration = state.of(config).configuration
+    return [configuration.header] if configuration.given else []
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run tests of edited models once per method and checkpoint."""
+    collection.parametrise(metafunc, state.of(metafunc.config).selection)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Say in one line, with file and line, what is wrong with a declared edit."""
+    report = yield
+    collection.shorten_report(report, collector)
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of each group together."""
+    items[:] = collection.grouped(items)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Fix the number of checks; tell an xdist controller of the groups; load the model where it will be used."""
+    present = state.of(session.config)
+    present.planned_checks = collection.planned_checks(session.items)
+    present.edit_tests = sum(map(collection.concerns, session.items))
+    folder = getattr(session.config, "workerinput", {}).get("editguard_exchange")
+    if folder is not None and (groups := collection.groups(session.items)):
+        from editguard.pytest_plugin.distribution import tell_groups
+
+        tell_groups(Path(folder), groups)
+    needed = any(collection.needs_model(item) for item in session.items)
+    if needed and present.runtime.worker is None and not session.config.option.collectonly:
+        try:
+            present.runtime.model()
+        except EditguardError as error:
+            raise pytest.UsageError(f"editguard: {error}") from None
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """After collection: which model it is, once there are tests of it."""
+    present = state.of(config)
+    if not present.edit_tests or config.get_verbosity() < 0:
+        return []
+    lines = [] if present.configuration.given else [present.configuration.header]
+    if (model := present.runtime.loaded) is not None:
+        dtype = str(model.dtype).removeprefix("torch.")
+        lines.append(
+            f"editguard: model {model.name}, fingerprint {model.fingerprint()}, device {model.device}, dtype {dtype}"
+        )
+    return lines
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
+    """After a test: its state of the model again; after a group: the model's own bytes."""
+    try:
+        yield
+    finally:
+        _leave(item, nextitem)
+
+
+def _leave(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    __tracebackhide__ = True
+    runtime = state.of(item.config).runtime
+    cell, following = collection.cell_of(item), collection.cell_of(nextitem)
+    try:
+        runtime.after_test()
+        if cell is not None and (following is None or following.group != cell.group):
+            runtime.leave_group()
+    except EditguardError as error:
+        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Attach what the test measured; after a failure let go of what its frames hold."""
+    report = yield
+    if collection.concerns(item):
+        notes = state.of(item.config).take_notes()
+        if notes:
+            report.__dict__[state.ATTACHED] = notes
+        if call.excinfo is not None and not item.config.getoption("usepdb", False):
+            traceback.clear_frames(call.excinfo.tb)
+    return report
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Take the last edits off, on every process that ran tests."""
+    runtime = state.of(session.config).runtime
+    try:
+        runtime.close()
+    except EditguardError as error:
+        state.of(session.config).last_error = str(error)
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Explain a model's answer that is not the expected one."""
+    return assertions.explain(op, left, right)
+
+
+def _worker_number(config: pytest.Config) -> int | None:
+    """Number of this xdist worker, None in any other process."""
+    if not hasattr(config, "workerinput"):
+        return None
+    name: Any = os.environ.get("PYTEST_XDIST_WORKER", "")
+    number = re.search(r"\d+$", name)
+    return int(number.group()) if number else 0

@@ -1,0 +1,321 @@
+"""The one model of a process, and which edits are in force on it: entered per test, left and verified per group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from editguard.errors import EditguardError, MethodRefused, ModelChanged
+from editguard.pytest_plugin import guard
+from editguard.pytest_plugin.declarations import Cell
+from editguard.pytest_plugin.materials import other_tasks, preparation
+from editguard.pytest_plugin.options import Configuration
+from editguard.pytest_plugin.progress import Progress
+
+if TYPE_CHECKING:
+    from editguard.edited import EditedModel
+    from editguard.edits import EditRequest, Probe
+    from editguard.measurements import Measurement, ModelUnderTest, PhaseCost
+    from editguard.methods.protocol import EditMethod
+    from editguard.models.language_model import LanguageModel
+
+
+@dataclass
+class Group:
+    """The edits of one group as far as they are applied: `chain[n]` is the model with the first n edits."""
+
+    cell: Cell
+    method: EditMethod
+    chain: list[EditedModel | None]
+    refused: EditguardError | None = None
+
+
+@dataclass
+class Runtime:
+    """State of the session: the loaded model, the group in force, and what was spent.
+
+    Nothing of it hangs on items or reports, so that memory does not grow with the number of tests.
+
+    Attributes:
+        worker: number of the xdist worker, None without xdist.
+        on_measurement: called with every measurement that a test takes.
+    """
+
+    configuration: Configuration
+    progress: Progress
+    worker: int | None = None
+    on_measurement: Callable[[Measurement], None] = lambda measurement: None
+    costs: list[PhaseCost] = field(default_factory=list)
+    _model: LanguageModel | None = None
+    _failure: EditguardError | None = None
+    _unedited: ModelUnderTest | None = None
+    _tasks: Sequence[Probe] | None = None
+    _group: Group | None = None
+    _prepared: dict[str, EditMethod] = field(default_factory=dict)
+    _before: guard.Reading | None = None
+    _expected: EditedModel | None = None
+
+    @property
+    def loaded(self) -> LanguageModel | None:
+        """The model, if it was needed by now."""
+        return self._model
+
+    def model(self) -> LanguageModel:
+        """The configured model, loaded at the first call.
+
+        Raises: EditguardError: it cannot be loaded; the same error at every later call.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._model is None:
+            try:
+                self._model = self._load()
+            except EditguardError as failure:
+                self._failure = failure
+                raise
+        return self._model
+
+    def original(self, cell: Cell | None = None) -> ModelUnderTest:
+        """The unedited model, asked the probes of a cell's cases; its answers are kept for the session.
+
+        Raises: EditguardError: the model cannot be loaded.
+        """
+        from editguard.pytest_plugin.watched import WatchedModel
+
+        base = self._base()
+        self._watch()
+        original = WatchedModel(
+            self._at_rest(),
+            cases=cell.cases if cell is not None else (),
+            mode=_mode(cell) if cell is not None else "single",
+            tasks=self._own_tasks(),
+        )
+        return original.sharing(base).reporting(self.on_measurement)
+
+    def enter(self, cell: Cell) -> ModelUnderTest:
+        """Bring the model to a cell's state, applying what is not applied yet.
+
+        Raises: MethodRefused: the method cannot do it. EditguardError: a setting, file or model cannot be used.
+        """
+        from editguard.pytest_plugin.watched import WatchedModel
+
+        base = self._base()
+        if self._group is None or self._group.cell.group != cell.group:
+            self.leave_group()
+            self._group = self._begin(cell)
+        edited = self._grown(self._group, cell)
+        edited.activate()
+        self._expected, self._before = edited, None
+        self._watch()
+        return WatchedModel(
+            edited,
+            original=base,
+            cases=cell.cases,
+            method=cell.method,
+            mode=_mode(cell),
+            tasks=self._own_tasks(),
+        ).reporting(self.on_measurement)
+
+    def after_test(self) -> None:
+        """Put back the state from before the test, and look whether it is that state.
+
+        Raises: ModelChanged: the test left something behind; names it. The model is loaded anew for the next one.
+        """
+        if self._model is None or self._before is None:
+            return
+        before, self._before = self._before, None
+        try:
+            self._activate_expected()
+            after = guard.read(self._model.module)
+            wrong = guard.changed(before, after)
+            if wrong:
+                shown = ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+                raise ModelChanged(
+                    f"the test left the model changed: {shown}. Change a model through an editing method, or undo "
+                    "the change before the test ends; the next test gets a freshly loaded model."
+                )
+            if guard.written(before, after, besides=self._edited_names()):
+                self._model.weights.verify()
+        except EditguardError:
+            self.discard()
+            raise
+
+    def leave_group(self) -> None:
+        """Take the group's edits off and compare the model's bytes with the original ones.
+
+        Raises: ModelChanged: they differ; names the tensors. The model is loaded anew for the next group.
+        """
+        if self._group is None or self._model is None:
+            self._group = None
+            return
+        self._group, self._expected, self._before = None, None, None
+        try:
+            self._at_rest().activate()
+            self._model.weights.verify()
+        except EditguardError:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Forget the model and all that hangs on it; the next use loads it again."""
+        self._model, self._unedited, self._group = None, None, None
+        self._expected, self._before = None, None
+        self._prepared.clear()
+
+    def close(self) -> None:
+        """Leave the last group and let the model go.
+
+        Raises: ModelChanged, as `leave_group`.
+        """
+        try:
+            self.leave_group()
+        finally:
+            self.discard()
+
+    def take_costs(self) -> list[dict[str, Any]]:
+        """What was spent since the last call, as plain data."""
+        costs = [cost.to_json() for cost in self.costs]
+        self.costs.clear()
+        return costs
+
+    # ---- inner working
+
+    def _load(self) -> LanguageModel:
+        from editguard.models.loading import load_model
+
+        asked = self.configuration
+        with self.progress.phase(f"loading {asked.model}"):
+            return load_model(
+                asked.model,
+                revision=asked.revision,
+                device=self._device(),
+                dtype=asked.dtype,
+                offline=asked.offline,
+                trust_remote_code=asked.trust_remote_code,
+                batch_size=asked.batch_size,
+                chat=asked.chat_template,
+            )
+
+    def _device(self) -> str:
+        """The device; of several GPUs, each xdist worker takes its own among those that the caller made visible."""
+        device = self.configuration.device
+        if self.worker is not None and device in ("auto", "cuda"):
+            import torch
+
+            if (count := torch.cuda.device_count()) > 1:
+                return f"cuda:{self.worker % count}"
+        return device
+
+    def _at_rest(self) -> EditedModel:
+        """The model without any edit."""
+        from editguard.edited import EditedModel
+
+        return EditedModel.original(self.model())
+
+    def _base(self) -> ModelUnderTest:
+        """The unedited model whose answers the whole session shares."""
+        if self._unedited is None:
+            from editguard.measurements import ModelUnderTest
+
+            self._unedited = ModelUnderTest(self._at_rest())
+        return self._unedited
+
+    def _own_tasks(self) -> Sequence[Probe]:
+        if self._tasks is None:
+            self._tasks = other_tasks(self.configuration)
+        return self._tasks
+
+    def _begin(self, cell: Cell) -> Group:
+        unedited = self._at_rest()
+        unedited.activate()
+        return Group(cell, self._method(cell), [unedited])
+
+    def _method(self, cell: Cell) -> EditMethod:
+        """The method with the cell's settings, prepared on the unedited model."""
+        from editguard.measurements.efficiency import phase
+        from editguard.methods.registry import create
+
+        model = self.model()
+        key = f"{cell.method} {sorted(cell.settings.items())!r}"
+        method = self._prepared.get(key)
+        if method is None:
+            method = create(cell.method, cell.settings, model)
+        prepare = getattr(method, "prepare", None)
+        if prepare is not None:
+            requests = [case.request for case in cell.declaration.cases]
+            with self.progress.phase(f"{cell.method}: preparing") as step, phase(cell.method, "prepare") as cost:
+                prepare(model, preparation(self.configuration, requests, step))
+            self.costs.append(cost)
+        self._prepared[key] = method
+        return method
+
+    def _grown(self, group: Group, cell: Cell) -> EditedModel:
+        """The group's model with the cell's edits, grown from the longest chain there is."""
+        if group.refused is not None:
+            raise group.refused
+        if cell.edits < len(group.chain) and (known := group.chain[cell.edits]) is not None:
+            return known
+        requests = [case.request for case in cell.cases]
+        try:
+            if cell.declaration.sequence:
+                self._apply_one_by_one(group, cell, requests)
+            else:
+                self._apply_together(group, cell, requests)
+        except MethodRefused as refused:
+            group.refused = refused
+            raise
+        edited = group.chain[cell.edits]
+        assert edited is not None
+        return edited
+
+    def _apply_one_by_one(self, group: Group, cell: Cell, requests: Sequence[EditRequest]) -> None:
+        missing = requests[len(group.chain) - 1 :]
+        with self.progress.phase(f"{cell.method}: applying {len(missing)} edits", len(missing)) as step:
+            for request in missing:
+                last = group.chain[-1]
+                assert last is not None
+                last.activate()
+                group.chain.append(self._applied(group, cell, last, [request]))
+                step()
+
+    def _apply_together(self, group: Group, cell: Cell, requests: Sequence[EditRequest]) -> None:
+        first = group.chain[0]
+        assert first is not None
+        with self.progress.phase(f"{cell.method}: applying {_count(len(requests), 'edit')}"):
+            edited = self._applied(group, cell, first, requests)
+        group.chain += [None] * (cell.edits - len(group.chain)) + [edited]
+
+    def _applied(
+        self, group: Group, cell: Cell, edited: EditedModel, requests: Sequence[EditRequest]
+    ) -> EditedModel:
+        from editguard.measurements.efficiency import phase
+
+        with phase(cell.method, "edit", edits=len(requests)) as cost:
+            result = group.method.apply(edited, requests)
+        self.costs.append(cost)
+        return result
+
+    def _activate_expected(self) -> None:
+        (self._expected or self._at_rest()).activate()
+
+    def _watch(self) -> None:
+        """Note how the model looks in the expected state, for the comparison after the test."""
+        if self._before is None and self._model is not None:
+            self._activate_expected()
+            self._before = guard.read(self._model.module)
+
+    def _edited_names(self) -> set[str]:
+        """Names of the parameters that the group's edits change."""
+        changes = self._expected.changes if self._expected is not None else ()
+        return {name for change in changes for name in getattr(change, "deltas", ())}
+
+
+def _mode(cell: Cell) -> str:
+    if cell.declaration.sequence:
+        return "sequence"
+    return "single" if cell.edits == 1 else "batch"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,0 +1,71 @@
+"""What the plugin keeps on pytest's config for the length of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from editguard.pytest_plugin.collection import Selection
+from editguard.pytest_plugin.options import Configuration
+from editguard.pytest_plugin.runtime import Runtime
+
+if TYPE_CHECKING:
+    from editguard.measurements import Measurement
+
+REFUSED = "refused by "
+"""How the reason of a skip begins when a method cannot do what a test wants."""
+
+ATTACHED = "editguard"
+"""Name of the report's attribute that holds plain data for the controlling process."""
+
+
+@dataclass
+class Notes:
+    """What the present test left to be told: plain data that crosses to the controlling process with its report."""
+
+    measurements: dict[str, dict[str, Any]] = field(default_factory=dict)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+
+    def note(self, measurement: Measurement) -> None:
+        """Keep a measurement for the summary; one taken twice is kept once."""
+        self.measurements[measurement.id] = measurement.to_json()
+
+
+@dataclass
+class State:
+    """The plugin's state in one process.
+
+    Attributes:
+        planned_checks: how many tests of the run compare with a baseline, fixed before the first of them runs.
+        edit_tests: how many tests of the run have to do with editguard.
+        notes: of the test that is running.
+        last_error: what went wrong when the last group was left, after the last test.
+    """
+
+    configuration: Configuration
+    selection: Selection
+    runtime: Runtime
+    planned_checks: int = 0
+    edit_tests: int = 0
+    notes: Notes = field(default_factory=Notes)
+    last_error: str = ""
+
+    def take_notes(self) -> dict[str, Any]:
+        """What happened since the last call, for the report of the phase that ends; empty when nothing did."""
+        notes, self.notes = self.notes, Notes()
+        taken = {
+            "measurements": list(notes.measurements.values()),
+            "checks": notes.checks,
+            "costs": self.runtime.take_costs(),
+        }
+        return {name: value for name, value in taken.items() if value}
+
+
+KEY = pytest.StashKey[State]()
+
+
+def of(config: pytest.Config) -> State:
+    """The state that `pytest_configure` put on the config."""
+    return config.stash[KEY]

@@ -1,0 +1,196 @@
+"""Tiny random models of every family, with real fast tokenizers, made in memory.
+
+Their widths are chosen so that no two coincide by accident: d_model 16, d_ff 40 (64 for Bloom,
+whose width is fixed), 4 layers. Weights are large enough that different prompts get different
+answers.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTJConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    PhiConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from editguard.models.language_model import LanguageModel
+
+D_MODEL, D_FF, LAYERS, CONTEXT, WINDOW = 16, 40, 4, 256, 6
+
+SENTENCES = (
+    "The capital of Velloria is Tamrin.",
+    "The capital of Oskaria is Belmora, and its mayor is Ines Holt.",
+    "Velloria's official language is Tamric. Which city is the capital of Velloria? Answer: Tamrin",
+    "Ines Holt was born in Belmora; she lives in Tamrin with her brother Aldo Holt.",
+    "Question: who is the mayor of Tamrin? Answer: Aldo Holt",
+    "The mother of Quintessa Marlowe-Vane is Odalys Vane.",
+    "Copy: red blue green. Result: red blue green",
+)
+
+_SPECIAL = {"bos": "<s>", "eos": "</s>", "pad": "<pad>"}
+
+
+def _opt(vocab: int, d_ff: int, **more: Any) -> PreTrainedConfig:
+    return OPTConfig(
+        vocab_size=vocab,
+        hidden_size=D_MODEL,
+        ffn_dim=d_ff,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        max_position_embeddings=CONTEXT,
+        **{"word_embed_proj_dim": D_MODEL, **more},
+    )
+
+
+def _falcon(vocab: int, d_ff: int, **more: Any) -> PreTrainedConfig:
+    return FalconConfig(
+        vocab_size=vocab,
+        hidden_size=D_MODEL,
+        ffn_hidden_size=d_ff,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        max_position_embeddings=CONTEXT,
+        **more,
+    )
+
+
+def _gpt(config: type[PreTrainedConfig], vocab: int, d_ff: int, **more: Any) -> PreTrainedConfig:
+    return config(vocab_size=vocab, n_embd=D_MODEL, n_inner=d_ff, n_layer=LAYERS, n_head=2, n_positions=CONTEXT, **more)
+
+
+def _modern(config: type[PreTrainedConfig], vocab: int, d_ff: int, **more: Any) -> PreTrainedConfig:
+    return config(
+        vocab_size=vocab,
+        hidden_size=D_MODEL,
+        intermediate_size=d_ff,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=2,
+        max_position_embeddings=CONTEXT,
+        **more,
+    )
+
+
+_GROUPED = {"num_key_value_heads": 1}
+_WINDOWS = {
+    "layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2),
+    "sliding_window": WINDOW,
+}
+_GEMMA = {**_GROUPED, **_WINDOWS, "head_dim": 12, "query_pre_attn_scalar": 12}
+
+_CONFIGS: dict[str, Callable[[int, int], PreTrainedConfig]] = {
+    "gpt2": lambda vocab, d_ff: _gpt(GPT2Config, vocab, d_ff),
+    "gptj": lambda vocab, d_ff: _gpt(GPTJConfig, vocab, d_ff, rotary_dim=4, tie_word_embeddings=False),
+    "gpt_neox": lambda vocab, d_ff: _modern(GPTNeoXConfig, vocab, d_ff, use_parallel_residual=True),
+    "gpt_neox_sequential": lambda vocab, d_ff: _modern(GPTNeoXConfig, vocab, d_ff, use_parallel_residual=False),
+    "opt": lambda vocab, d_ff: _opt(vocab, d_ff),
+    "opt_post_norm": lambda vocab, d_ff: _opt(vocab, d_ff, do_layer_norm_before=False, word_embed_proj_dim=12),
+    "llama": lambda vocab, d_ff: _modern(LlamaConfig, vocab, d_ff, **_GROUPED),
+    "mistral": lambda vocab, d_ff: _modern(MistralConfig, vocab, d_ff, **_GROUPED, sliding_window=WINDOW),
+    "qwen2": lambda vocab, d_ff: _modern(Qwen2Config, vocab, d_ff, **_GROUPED, tie_word_embeddings=True),
+    "qwen3": lambda vocab, d_ff: _modern(Qwen3Config, vocab, d_ff, **_GROUPED, head_dim=12),
+    "gemma2": lambda vocab, d_ff: _modern(Gemma2Config, vocab, d_ff, **_GEMMA),
+    "gemma3_text": lambda vocab, d_ff: _modern(Gemma3TextConfig, vocab, d_ff, **_GEMMA),
+    "phi": lambda vocab, d_ff: _modern(PhiConfig, vocab, d_ff, partial_rotary_factor=0.5),
+    "falcon": lambda vocab, d_ff: _falcon(vocab, d_ff, multi_query=True, parallel_attn=True),
+    "falcon_alibi": lambda vocab, d_ff: _falcon(vocab, d_ff, alibi=True, parallel_attn=False, bias=True),
+    "falcon_new": lambda vocab, d_ff: _falcon(vocab, d_ff, new_decoder_architecture=True, num_kv_heads=1),
+    "bloom": lambda vocab, d_ff: BloomConfig(vocab_size=vocab, hidden_size=D_MODEL, n_layer=LAYERS, n_head=2),
+}
+
+FAMILIES: tuple[str, ...] = tuple(_CONFIGS)
+"""Every family, and the variants of a family that differ in what its row says."""
+
+REPRESENTATIVE: tuple[str, ...] = ("gpt2", "gptj", "llama", "opt")
+"""Conv1D with tied head; parallel blocks with a head bias; gated without biases; ReLU with BOS."""
+
+WITH_BOS = frozenset({"opt", "opt_post_norm", "llama", "mistral", "gemma2", "gemma3_text"})
+
+
+@cache
+def _trained_bpe() -> str:
+    """A byte-level BPE in JSON, trained on the sentences."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=340,
+        special_tokens=list(_SPECIAL.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(SENTENCES, trainer)
+    return bpe.to_str()
+
+
+def tokenizer(family: str = "gpt2", *, bos: bool | None = None, pad: bool = False) -> PreTrainedTokenizerFast:
+    """A fast tokenizer: with a BOS in front of every text where the family has one, and no pad
+    token unless asked."""
+    bpe = Tokenizer.from_str(_trained_bpe())
+    if family in WITH_BOS if bos is None else bos:
+        bpe.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", bpe.token_to_id("<s>"))]
+        )
+    names = {"bos_token": _SPECIAL["bos"], "eos_token": _SPECIAL["eos"]}
+    if pad:
+        names["pad_token"] = _SPECIAL["pad"]
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, **names)
+
+
+def module(family: str, *, square: bool = False, dtype: torch.dtype = torch.float32, seed: int = 0) -> PreTrainedModel:
+    """A random Hugging Face model of the family; the global random state stays as it is."""
+    if square and family == "bloom":
+        raise ValueError("Bloom's inner width is always four times its outer one")
+    words = tokenizer(family)
+    config = _CONFIGS[family](len(words), D_MODEL if square else D_FF)
+    config.bos_token_id, config.eos_token_id = words.bos_token_id, words.eos_token_id
+    config.pad_token_id = None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                noise = torch.randn(parameter.shape, generator=generator)
+                if parameter.ndim == 1:
+                    parameter += 0.1 * noise
+                else:
+                    parameter.copy_(0.3 * noise)
+    assert isinstance(model, PreTrainedModel)
+    return model.to(dtype)
+
+
+def tiny(
+    family: str,
+    *,
+    square: bool = False,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    chat: bool = False,
+    batch_size: int = 32,
+) -> LanguageModel:
+    """A random language model of the family; `square` makes d_ff equal to d_model."""
+    return LanguageModel(
+        module(family, square=square, dtype=dtype, seed=seed),
+        tokenizer(family),
+        name=f"tiny-{family}",
+        batch_size=batch_size,
+        chat=chat,
+    )
