@@ -16,6 +16,7 @@ from transformers import (
     BloomConfig,
     FalconConfig,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTJConfig,
@@ -72,8 +73,20 @@ def _falcon(vocab: int, d_ff: int, **more: Any) -> PreTrainedConfig:
     )
 
 
+_NO_ENDS = {"bos_token_id": None, "eos_token_id": None}  # theirs lie beyond this vocabulary
+
+
 def _gpt(config: type[PreTrainedConfig], vocab: int, d_ff: int, **more: Any) -> PreTrainedConfig:
-    return config(vocab_size=vocab, n_embd=D_MODEL, n_inner=d_ff, n_layer=LAYERS, n_head=2, n_positions=CONTEXT, **more)
+    return config(
+        vocab_size=vocab,
+        n_embd=D_MODEL,
+        n_inner=d_ff,
+        n_layer=LAYERS,
+        n_head=2,
+        n_positions=CONTEXT,
+        **_NO_ENDS,
+        **more,
+    )
 
 
 def _modern(config: type[PreTrainedConfig], vocab: int, d_ff: int, **more: Any) -> PreTrainedConfig:
@@ -85,6 +98,19 @@ def _modern(config: type[PreTrainedConfig], vocab: int, d_ff: int, **more: Any) 
         num_attention_heads=2,
         max_position_embeddings=CONTEXT,
         **more,
+    )
+
+
+def _with_vision(vocab: int, d_ff: int) -> PreTrainedConfig:
+    text = _modern(Gemma3TextConfig, vocab, d_ff, **_GEMMA)
+    vision = {"num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 8, "patch_size": 4}
+    return Gemma3Config(
+        text_config=text.to_dict(),
+        vision_config={"hidden_size": 8, "intermediate_size": 8, **vision},
+        image_token_index=vocab - 1,
+        boi_token_index=vocab - 2,
+        eoi_token_index=vocab - 3,
+        mm_tokens_per_image=4,
     )
 
 
@@ -108,11 +134,12 @@ _CONFIGS: dict[str, Callable[[int, int], PreTrainedConfig]] = {
     "qwen3": lambda vocab, d_ff: _modern(Qwen3Config, vocab, d_ff, **_GROUPED, head_dim=12),
     "gemma2": lambda vocab, d_ff: _modern(Gemma2Config, vocab, d_ff, **_GEMMA),
     "gemma3_text": lambda vocab, d_ff: _modern(Gemma3TextConfig, vocab, d_ff, **_GEMMA),
+    "gemma3": lambda vocab, d_ff: _with_vision(vocab, d_ff),
     "phi": lambda vocab, d_ff: _modern(PhiConfig, vocab, d_ff, partial_rotary_factor=0.5),
     "falcon": lambda vocab, d_ff: _falcon(vocab, d_ff, multi_query=True, parallel_attn=True),
     "falcon_alibi": lambda vocab, d_ff: _falcon(vocab, d_ff, alibi=True, parallel_attn=False, bias=True),
     "falcon_new": lambda vocab, d_ff: _falcon(vocab, d_ff, new_decoder_architecture=True, num_kv_heads=1),
-    "bloom": lambda vocab, d_ff: BloomConfig(vocab_size=vocab, hidden_size=D_MODEL, n_layer=LAYERS, n_head=2),
+    "bloom": lambda vocab, _: BloomConfig(vocab_size=vocab, hidden_size=D_MODEL, n_layer=LAYERS, n_head=2),
 }
 
 FAMILIES: tuple[str, ...] = tuple(_CONFIGS)
@@ -121,7 +148,7 @@ FAMILIES: tuple[str, ...] = tuple(_CONFIGS)
 REPRESENTATIVE: tuple[str, ...] = ("gpt2", "gptj", "llama", "opt")
 """Conv1D with tied head; parallel blocks with a head bias; gated without biases; ReLU with BOS."""
 
-WITH_BOS = frozenset({"opt", "opt_post_norm", "llama", "mistral", "gemma2", "gemma3_text"})
+WITH_BOS = frozenset({"opt", "opt_post_norm", "llama", "mistral", "gemma2", "gemma3_text", "gemma3"})
 
 
 @cache

@@ -150,9 +150,7 @@ class CheckRecord:
     @property
     def interval(self) -> Interval:
         """95 % interval of the mean."""
-        clusters = [
-            value.edit or probe for probe, value in self.values.items() if value.value is not None
-        ]
+        clusters = [value.edit or probe for probe, value in self.values.items() if value.value is not None]
         numbers = self._numbers
         return mean_interval(numbers, clusters, binary=all(number in (0.0, 1.0) for number in numbers))
 
@@ -221,9 +219,7 @@ def who() -> str:
         return name
     if git := shutil.which("git"):
         try:
-            found = subprocess.run(
-                [git, "config", "user.name"], capture_output=True, text=True, timeout=5, check=False
-            )
+            found = subprocess.run([git, "config", "user.name"], capture_output=True, text=True, timeout=5, check=False)
         except (OSError, subprocess.SubprocessError):
             pass
         else:

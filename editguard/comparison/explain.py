@@ -25,7 +25,7 @@ def differences(accepted: Mapping[str, Any], present: Mapping[str, Any]) -> list
     """Lines like "versions.torch: '2.12.0' -> '2.13.0'", in the order of their names."""
     from deepdiff import DeepDiff
 
-    tree = DeepDiff(dict(accepted), dict(present), ignore_order=True, view="tree", verbose_level=2)
+    tree = DeepDiff(dict(accepted), dict(present), ignore_order=True, view="tree", threshold_to_diff_deeper=0)
     lines = []
     for kind, changes in tree.items():
         for change in changes:

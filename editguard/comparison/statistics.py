@@ -43,8 +43,9 @@ def mcnemar(losses: int, gains: int, *, sides: Literal[1, 2] = 1) -> float:
         return 1.0
     from scipy.stats import binomtest
 
-    alternative = "greater" if sides == 1 else "two-sided"
-    return float(binomtest(losses, losses + gains, 0.5, alternative=alternative).pvalue)
+    flipped = losses + gains
+    test = binomtest(losses, flipped, 0.5, alternative="greater" if sides == 1 else "two-sided")
+    return float(test.pvalue)
 
 
 def sign_flip(drops: Sequence[float], *, draws: int = DRAWS, seed: int = SEED) -> float:

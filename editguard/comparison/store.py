@@ -1,7 +1,7 @@
 """The baseline files: one per suite module and model name, reviewed in git, never lost and never half written.
 
-    {"environments": {"cpu-float32-<fingerprint>": {"checks": {"<check id>": {...}}, "environment": {...}}},
-     "format": 1, "model": "...", "suite": "..."}
+{"environments": {"cpu-float32-<fingerprint>": {"checks": {"<check id>": {...}}, "environment": {...}}},
+ "format": 1, "model": "...", "suite": "..."}
 """
 
 from __future__ import annotations
@@ -114,9 +114,7 @@ class BaselineStore:
         checks = recorded.checks.values() if recorded is not None else ()
         return [check for check in checks if check.label == label]
 
-    def orphans(
-        self, suite: str, model: str, environment: Environment, seen: Collection[str]
-    ) -> list[CheckRecord]:
+    def orphans(self, suite: str, model: str, environment: Environment, seen: Collection[str]) -> list[CheckRecord]:
         """Accepted checks of this class that a run did not ask for; only a complete run can tell."""
         recorded = self.file(suite, model).environments.get(environment.class_id)
         checks = recorded.checks.values() if recorded is not None else ()

@@ -166,8 +166,7 @@ class Verdict:
         """Read what `to_json` wrote. Raises: TypeError: a field is missing or unknown."""
         pairs = ("accepted_interval", "present_interval", "interval", "details")
         read: dict[str, Any] = {
-            name: tuple(value) if name in pairs and value is not None else value
-            for name, value in record.items()
+            name: tuple(value) if name in pairs and value is not None else value for name, value in record.items()
         }
         for name in ("lost", "gained"):
             read[name] = tuple(Flip(**flip) for flip in record[name])
@@ -182,6 +181,7 @@ def judge(
     checks: int = 1,
     minimum_effect: float = MINIMUM_EFFECT,
     must_hold: bool | Collection[str] = False,
+    details: Sequence[str] = (),
 ) -> Verdict:
     """Compare a measurement with what was accepted for the same check.
 
@@ -193,6 +193,7 @@ def judge(
         minimum_effect: the smallest drop that counts as worse, unit as the measurement's.
         must_hold: True, or names of the cases (prompts, kinds, probe ids, ids of requests) whose first flip is a
             regression.
+        details: further lines for a verdict that is not "held", such as how environment or settings have moved.
 
     Returns: held, regressed or undecided; "not comparable" when both do not hold the same cases.
     """
@@ -236,6 +237,7 @@ def judge(
         compared.units, alpha=alpha, checks=checks, minimum_effect=minimum_effect, cases=compared.cases
     )
     kind, reason = _decide(compared, lost, base)
+    moved = () if kind == "held" else tuple(details)
     return replace(
         base,
         kind=kind,
@@ -251,6 +253,7 @@ def judge(
         test=compared.test,
         lost=tuple(sorted(lost, key=lambda flip: not flip.must_hold)),
         gained=gained,
+        details=moved,
         flips_needed=needed,
         smallest_drop=needed / compared.cases if needed is not None else None,
     )

@@ -87,9 +87,7 @@ def _case(file: Path, number: int, line: bytes) -> EditCase:
         )
         if request.previous is not None and not request.previous.strip():
             raise InvalidEdit("the field 'previous' is empty: leave it out when it is unknown.")
-        probes = tuple(
-            _probe(probe, position) for position, probe in enumerate(_list(fields, "probes"), start=1)
-        )
+        probes = tuple(_probe(probe, position) for position, probe in enumerate(_list(fields, "probes"), start=1))
         return EditCase(request=request, probes=probes, label=_optional_text(fields, "label") or "")
     except InvalidEdit as mistake:
         raise MalformedRecord(file, number, str(mistake)) from mistake

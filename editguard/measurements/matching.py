@@ -104,9 +104,7 @@ def repeats(words: Sequence[str]) -> bool:
 def _mentions(words: Sequence[str], phrase: str) -> bool:
     """Whether the phrase stands in the words, at word boundaries."""
     wanted = phrase.split()
-    return any(
-        list(words[start : start + len(wanted)]) == wanted for start in range(len(words) - len(wanted) + 1)
-    )
+    return any(list(words[start : start + len(wanted)]) == wanted for start in range(len(words) - len(wanted) + 1))
 
 
 def _inside(other: str, golds: Sequence[str], given: str) -> bool:

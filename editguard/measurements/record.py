@@ -189,8 +189,9 @@ class Measurement:
         return [value.value for value in self.values if value.value is not None]
 
     def of_kind(self, kind: str) -> Measurement:
-        """The part of the measurement that a kind of probe makes up."""
-        return replace(self, kind=kind, values=tuple(value for value in self.values if value.kind == kind))
+        """The part of the measurement that a kind of probe makes up; what was left out is not counted by kind."""
+        values = tuple(value for value in self.values if value.kind == kind)
+        return replace(self, kind=kind, values=values, excluded_probes=())
 
     def marked(self, must_hold: bool | Collection[str], *, strict: bool = True) -> Measurement:
         """The same measurement with cases marked as must-hold.

@@ -115,12 +115,8 @@ def _agreements(asked: Sequence[Asked], edited: Answering, original: Answering) 
     answers = decode(edited, prompts)
     forced_after = _forced(edited, pairs)
     values = []
-    for one, answer, old, score, old_score in zip(
-        asked, answers, before, forced_after, forced_before, strict=True
-    ):
-        outcome = judge_answer(
-            answer.text, (old.text,), candidates=_candidates(one.request), stopped=answer.stopped
-        )
+    for one, answer, old, score, old_score in zip(asked, answers, before, forced_after, forced_before, strict=True):
+        outcome = judge_answer(answer.text, (old.text,), candidates=_candidates(one.request), stopped=answer.stopped)
         both = (score, old_score) if score is not None and old_score is not None else None
         values.append(
             _value(
@@ -135,9 +131,7 @@ def _agreements(asked: Sequence[Asked], edited: Answering, original: Answering) 
     return values
 
 
-def _choices(
-    asked: Sequence[Asked], edited: Answering, original: Answering, *, agreement: bool
-) -> list[CaseValue]:
+def _choices(asked: Sequence[Asked], edited: Answering, original: Answering, *, agreement: bool) -> list[CaseValue]:
     """The likeliest option of each probe."""
     before = [option for option, _ in _likeliest(asked, original)]
     values = []

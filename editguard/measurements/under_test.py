@@ -97,9 +97,7 @@ class ModelUnderTest:
         self.cases = tuple(cases)
         self.method, self.mode = method, mode
         self.model = edited.model.name if model is None else model
-        self.requests: tuple[EditRequest, ...] = (
-            () if original is None else tuple(case.request for case in self.cases)
-        )
+        self.requests: tuple[EditRequest, ...] = () if original is None else tuple(case.request for case in self.cases)
         self._tasks = tuple(tasks)
         self._limit = limit
 
@@ -170,9 +168,7 @@ class ModelUnderTest:
         """
         return self._measure("other_tasks", kind, probes)
 
-    def _measure(
-        self, property: Property, kind: str | None, tasks: Sequence[Probe] | None = None
-    ) -> Measurement:
+    def _measure(self, property: Property, kind: str | None, tasks: Sequence[Probe] | None = None) -> Measurement:
         return measure(
             property,
             self._answers,

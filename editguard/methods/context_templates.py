@@ -50,15 +50,15 @@ def _draw(model: LanguageModel, length: int, count: int, seed: int, top_k: int =
     texts = []
     for number in range(count):
         word = FIRST_WORDS[number % len(FIRST_WORDS)]
-        ids = list(model.tokenizer(word)["input_ids"])
-        bare = list(model.tokenizer(word, add_special_tokens=False)["input_ids"])
-        for _ in range(length - len(bare)):
+        ids = model.encode_text(word)
+        written = len(model.tokenizer(word, add_special_tokens=False)["input_ids"])
+        for _ in range(length - written):
             row = torch.tensor([ids], device=model.device)
             logits = model.logits(row, torch.ones_like(row))[0, -1]
             best = logits.double().cpu().topk(min(top_k, logits.shape[-1]))
             choice = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
             ids.append(int(best.indices[choice]))
-        texts.append(_as_context(model.tokenizer.decode(ids, skip_special_tokens=True)))
+        texts.append(_as_context(model.decode(ids)))
     return texts
 
 

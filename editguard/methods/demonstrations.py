@@ -115,17 +115,13 @@ class Pool:
     _ranked: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     @classmethod
-    def of(
-        cls, records: Iterable[DemonstrationRecord], proportion: Sequence[int], encoder: Encoder
-    ) -> Pool | None:
+    def of(cls, records: Iterable[DemonstrationRecord], proportion: Sequence[int], encoder: Encoder) -> Pool | None:
         """Return the pool of the usable records, or None when there are none."""
         given = tuple(records)
         chosen = tuple(record for record in given if usable(record, proportion))
         if not chosen:
             return None
-        texts = [
-            demonstration_text(fact_text(record), record.prompt, record.target_new) for record in chosen
-        ]
+        texts = [demonstration_text(fact_text(record), record.prompt, record.target_new) for record in chosen]
         return cls(chosen, len(given) - len(chosen), encoder.index(texts))
 
     def ranked(self, request: EditRequest) -> list[tuple[int, float]]:
@@ -150,8 +146,8 @@ class Pool:
     ) -> list[Demonstration]:
         """Return up to `count` demonstrations, nearest record first.
 
-        Left out are records that would tell the answer or contradict the memory: those about the request's, the probe's or
-        another edited subject, and lines that repeat the probe.
+        Left out are records that would tell the answer or contradict the memory: those about the request's,
+        the probe's or another edited subject, and lines that repeat the probe.
         """
         subjects = {subject.casefold() for subject in edited_subjects} | {request.subject.casefold()}
         kinds = list(spread_kinds(count, proportion))
@@ -174,9 +170,7 @@ class Pool:
         return found
 
 
-def _lines(
-    record: DemonstrationRecord, kind: Kind, probe: str, subjects: set[str]
-) -> Iterator[tuple[str, str]]:
+def _lines(record: DemonstrationRecord, kind: Kind, probe: str, subjects: set[str]) -> Iterator[tuple[str, str]]:
     """The (prompt, answer) pairs that show the record as that kind."""
     if kind == "copy":
         prompts: tuple[str, ...] = (record.prompt,)

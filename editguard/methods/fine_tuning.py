@@ -104,8 +104,7 @@ def prompt_last_loss(logits: Tensor, targets: Sequence[Sequence[int]]) -> Tensor
     """
     log_probs = logits.log_softmax(-1)
     losses = [
-        -row[torch.tensor(target, device=row.device)].mean()
-        for row, target in zip(log_probs, targets, strict=True)
+        -row[torch.tensor(target, device=row.device)].mean() for row, target in zip(log_probs, targets, strict=True)
     ]
     return torch.stack(losses).mean()
 
@@ -117,12 +116,66 @@ def target_new_loss(logits: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
     """
     labels = torch.tensor([token for target in targets for token in target], device=logits.device)
     losses = nn.functional.cross_entropy(logits, labels, reduction="none")
-    return torch.stack([part.mean() for part in losses.split([len(target) for target in targets])]).mean()
+    parts = torch.split(losses, [len(target) for target in targets])
+    return torch.stack([part.mean() for part in parts]).mean()
 
 
-def within(weight: Tensor, old: Tensor, radius: float | None) -> Tensor:
-    """Return the weight with each entry moved into [old - radius, old + radius]; None leaves it alone."""
-    return weight if radius is None else torch.clamp(weight, min=old - radius, max=old + radius)
+class TrainedChange:
+    """What is trained: the change of a matrix, and of its bias where asked for; at least float32, zero at first.
+
+    Adam without weight decay moves a change as it would move the weight itself, and a ball around the old weight is
+    exactly a box around zero.
+    """
+
+    def __init__(self, matrix: Matrix, *, trains_bias: bool) -> None:
+        self._matrix = matrix
+        self.old = _master(matrix.weight())
+        self.weight = nn.Parameter(torch.zeros_like(self.old))
+        bias = matrix.bias() if trains_bias else None
+        self.old_bias = None if bias is None else _master(bias)
+        self.bias = None if self.old_bias is None else nn.Parameter(torch.zeros_like(self.old_bias))
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained tensors."""
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    @torch.no_grad()
+    def clamp(self, radius: float | None) -> None:
+        """Move every entry into [-radius, radius]; None leaves them alone."""
+        if radius is not None:
+            for parameter in self.parameters:
+                parameter.clamp_(-radius, radius)
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Let the matrix's module compute with the changed weight and bias; the module's own are not touched."""
+
+        def forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+            del module
+            entering = args[0]
+            bias = self._matrix.bias()
+            if self.bias is not None and self.old_bias is not None:
+                bias = self.old_bias + self.bias
+            changed = nn.functional.linear(
+                entering,
+                (self.old + self.weight).to(entering.device, entering.dtype),
+                None if bias is None else bias.to(entering.device, entering.dtype),
+            )
+            return changed.to(output.dtype)
+
+        handle = self._matrix.module.register_forward_hook(forward)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def deltas(self) -> dict[str, Delta]:
+        """Return the changes by parameter name."""
+        found: dict[str, Delta] = {self._matrix.name: Dense(self.weight.detach().clone())}
+        if self.bias is not None and self._matrix.bias_name is not None:
+            found[self._matrix.bias_name] = Dense(self.bias.detach().clone())
+        return found
 
 
 class ConstrainedFineTuning:
@@ -186,53 +239,37 @@ def fine_tuned(
 ) -> tuple[dict[str, Delta], dict[str, Any]]:
     """Return the updates of the trained parameters, and diagnostics.
 
-    The model itself stays untouched: passes read the trained copy in the matrix's place. Blocks below the matrix run
-    once; they are constant.
+    The model itself stays untouched, and the blocks below the matrix run once: they are constant.
     """
-    old, old_bias = _master(matrix.weight()), matrix.bias()
-    weight = nn.Parameter(old.clone())
-    trains_bias = settings.trains_bias and old_bias is not None
-    bias = nn.Parameter(_master(old_bias).clone()) if trains_bias and old_bias is not None else None
-    parameters = [weight] if bias is None else [weight, bias]
-    optimiser = torch.optim.Adam(parameters, lr=settings.step_size)
+    trained = TrainedChange(matrix, trains_bias=settings.trains_bias)
+    optimiser = torch.optim.Adam(trained.parameters, lr=settings.step_size)
     batches = [data[at : at + settings.batch_size] for at in range(0, len(data), settings.batch_size)]
-    with torch.no_grad():
-        passes = [
-            continued(model, [example.row(settings.loss_position) for example in batch], settings.layer)
-            for batch in batches
-        ]
-    steps, history, largest = 0, [], 0.0
+    rows = [[example.row(settings.loss_position) for example in batch] for batch in batches]
+    passes = [continued(model, of_batch, settings.layer) for of_batch in rows]
+    updates, history = 0, []
     for _ in range(settings.epochs):
         losses = []
         for batch, run in zip(batches, passes, strict=True):
-            with torch.enable_grad(), _weight_replaced(matrix, weight, bias):
+            with torch.enable_grad(), trained.in_force():
                 loss = _loss(run, batch, settings.loss_position)
                 losses.append(float(loss.detach()))
-                if losses[-1] >= settings.stop_below:
-                    gradients = torch.autograd.grad(loss, parameters)
-            if losses[-1] < settings.stop_below:
-                continue
-            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if losses[-1] < settings.stop_below:
+                    continue
+                gradients = torch.autograd.grad(loss, trained.parameters)
+            for parameter, gradient in zip(trained.parameters, gradients, strict=True):
                 parameter.grad = gradient
             optimiser.step()
-            steps += 1
-            with torch.no_grad():
-                weight.copy_(within(weight, old, settings.norm_constraint))
-                largest = max(largest, float((weight - old).abs().max()))
-                if bias is not None and old_bias is not None:
-                    bias.copy_(within(bias, _master(old_bias), settings.norm_constraint))
+            trained.clamp(settings.norm_constraint)
+            updates += 1
         history.append(sum(losses) / len(losses))
         if history[-1] < settings.stop_below:
             break
-    change = weight.detach() - old
-    deltas: dict[str, Delta] = {matrix.name: Dense(change)}
-    if bias is not None and old_bias is not None and matrix.bias_name is not None:
-        deltas[matrix.bias_name] = Dense(bias.detach() - _master(old_bias))
-    return deltas, {
+    change = trained.weight.detach()
+    return trained.deltas(), {
         "loss_by_epoch": history,
-        "updates": steps,
-        "largest_change": largest,
-        "relative_norm": float(change.norm() / old.norm()),
+        "updates": updates,
+        "largest_change": float(change.abs().max()),
+        "relative_norm": float(change.norm() / trained.old.norm()),
     }
 
 
@@ -240,27 +277,6 @@ def _loss(run: Passes, batch: Sequence[Example], position: LossPosition) -> Tens
     targets = [example.target for example in batch]
     loss = prompt_last_loss if position == "prompt-last" else target_new_loss
     return loss(run.logits(), targets)
-
-
-@contextmanager
-def _weight_replaced(matrix: Matrix, weight: Tensor, bias: Tensor | None) -> Iterator[None]:
-    """Let the matrix's module compute with another weight (d_out, d_in), and bias where one is given."""
-
-    def forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        del module
-        used = matrix.bias() if bias is None else bias
-        entering = args[0]
-        return nn.functional.linear(
-            entering,
-            weight.to(entering.device, entering.dtype),
-            None if used is None else used.to(entering.device, entering.dtype),
-        ).to(output.dtype)
-
-    handle = matrix.module.register_forward_hook(forward)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 def _master(weight: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from weakref import WeakKeyDictionary
 
 from editguard.edited import AppliedEdit, EditedModel, PromptMemory, remembered
@@ -86,9 +86,7 @@ class Written:
 class InContextPrompter:
     """Writes prompts from a memory of requests and a pool of demonstrations."""
 
-    def __init__(
-        self, model: LanguageModel, settings: InContextSettings, pool: Pool | None, nearness: Encoder
-    ) -> None:
+    def __init__(self, model: LanguageModel, settings: InContextSettings, pool: Pool | None, nearness: Encoder) -> None:
         self._model = model
         self._settings = settings
         self._pool = pool
@@ -109,9 +107,7 @@ class InContextPrompter:
         }
         return [made[prompt] for prompt in prompts]
 
-    def compose(
-        self, request: EditRequest, probe: str, subjects: Sequence[str], similarity: float = 1.0
-    ) -> Written:
+    def compose(self, request: EditRequest, probe: str, subjects: Sequence[str], similarity: float = 1.0) -> Written:
         """Return the prompt for a probe, with `request` as the new fact, cut to the context."""
         settings = self._settings
         nearest = (
@@ -127,6 +123,7 @@ class InContextPrompter:
                 seed=settings.seed,
             )
         )
+
         def attempt(count: int, copies: bool = settings.copies_edit) -> Written:
             return self._composed(request, probe, nearest, count, copies, similarity)
 
@@ -207,9 +204,9 @@ class InContextEditing:
         pool = Pool.of(data.demonstrations, self.settings.proportion, self._encoder(model))
         if pool is None:
             raise MethodRefused(
-                f"ike needs records to demonstrate with, and of the {len(data.demonstrations)} given none has paraphrases "
-                "and neighbours: pass Preparation(demonstrations=[DemonstrationRecord(prompt=..., subject=..., "
-                "target_new=..., target_true=..., paraphrases=[...], neighbours=[...]), ...]), or set "
+                f"ike needs records to demonstrate with, and of the {len(data.demonstrations)} given none has "
+                "paraphrases and neighbours: pass Preparation(demonstrations=[DemonstrationRecord(prompt=..., "
+                "subject=..., target_new=..., target_true=..., paraphrases=[...], neighbours=[...]), ...]), or set "
                 "demonstrations = 0 to state the new fact alone."
             )
         self._pools[model] = pool
@@ -229,9 +226,7 @@ class InContextEditing:
             raise MethodRefused(
                 "ike was not prepared for this model: call prepare(model, Preparation(demonstrations=[...])) first."
             )
-        earlier = next(
-            (change for change in reversed(edited.changes) if isinstance(change, PromptMemory)), None
-        )
+        earlier = next((change for change in reversed(edited.changes) if isinstance(change, PromptMemory)), None)
         rows = remembered(earlier.rows if earlier else (), requests)
         prompter = InContextPrompter(model, self.settings, pool, self._encoder(model))
         subjects = [row.subject for row in rows]

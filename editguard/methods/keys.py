@@ -38,9 +38,7 @@ def subject_row(model: LanguageModel, request: EditRequest, context: str = "") -
 
 
 @torch.no_grad()
-def keys_and_outputs(
-    model: LanguageModel, matrix: Matrix, rows: Sequence[SubjectRow]
-) -> tuple[Tensor, Tensor]:
+def keys_and_outputs(model: LanguageModel, matrix: Matrix, rows: Sequence[SubjectRow]) -> tuple[Tensor, Tensor]:
     """Return the inputs (rows, d_in) and outputs (rows, d_out) of a matrix at the rows' subject ends.
 
     Of a row only the tokens up to the subject's end run, and no module above the matrix does. At least float32.

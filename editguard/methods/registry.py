@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINTS = "editguard.methods"
 
-Family = Literal[
-    "fine-tuning", "locate-then-edit", "meta-learning", "added-parameters", "memory-based", "other"
-]
+Family = Literal["fine-tuning", "locate-then-edit", "meta-learning", "added-parameters", "memory-based", "other"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +60,7 @@ class MethodInfo:
             return cast("type[EditMethod]", getattr(import_module(module), attribute))
         except (ImportError, AttributeError) as error:
             raise ConfigurationError(
-                f"the editing method {self.name!r} is registered as {self.target!r}, "
-                f"which cannot be imported: {error}"
+                f"the editing method {self.name!r} is registered as {self.target!r}, which cannot be imported: {error}"
             ) from error
 
     @property
@@ -120,9 +117,7 @@ def default_methods() -> tuple[str, ...]:
     return tuple(info.name for info in methods().values() if info.default)
 
 
-def create(
-    name: str, settings: Mapping[str, Any] | None = None, model: LanguageModel | None = None
-) -> EditMethod:
+def create(name: str, settings: Mapping[str, Any] | None = None, model: LanguageModel | None = None) -> EditMethod:
     """Return the method, set up for the model.
 
     Settings are resolved for the model (see `editguard.methods.settings`); without a model only the method's own
@@ -145,16 +140,12 @@ def _from_other_packages() -> dict[str, MethodInfo]:
     found: dict[str, MethodInfo] = {}
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         if point.name in built_in or point.name in found:
-            warnings.warn(
-                f"the method {point.name!r} of {_origin(point)} is ignored: the name is taken.", stacklevel=3
-            )
+            warnings.warn(f"the method {point.name!r} of {_origin(point)} is ignored: the name is taken.", stacklevel=3)
             continue
         try:
             found[point.name] = _described(point)
         except Exception as error:  # a broken package must not take the other methods along
-            warnings.warn(
-                f"the method {point.name!r} of {_origin(point)} cannot be loaded: {error}", stacklevel=3
-            )
+            warnings.warn(f"the method {point.name!r} of {_origin(point)} cannot be loaded: {error}", stacklevel=3)
     return found
 
 

@@ -73,7 +73,7 @@ class MeanPooledEncoder:
         found = []
         with EditedModel.original(model):
             for text in texts:
-                ids = torch.tensor([model.encoder.encode_text(text)])
+                ids = torch.tensor([model.encode_text(text)])
                 states = model.forward(ids, torch.ones_like(ids)).last_hidden_state[0]
                 found.append(states.double().mean(0).cpu().numpy())
         return np.stack(found)
@@ -123,7 +123,7 @@ def encoder(name: str, model: LanguageModel) -> Encoder:
 
 def _normalised(vectors: Similarities) -> Similarities:
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return vectors / np.where(lengths > 0, lengths, 1.0)
 
 
 def _unit_rows(matrix: Any) -> Any:

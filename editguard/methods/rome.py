@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -21,11 +21,11 @@ from editguard.edited import AppliedEdit, EditedModel, WeightDelta, stack_kept
 from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused
 from editguard.methods.context_templates import ROME_LENGTHS, prefix_contexts
-from editguard.methods.keys import keys_and_outputs, subject_row
+from editguard.methods.keys import keys_and_outputs
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Published, Recipe
 from editguard.methods.value_optimisation import ValueSettings, optimise_values, value_problem
-from editguard.models.second_moment import second_moments
+from editguard.models.second_moment import SecondMoment, second_moments
 from editguard.models.weights import LowRank
 
 if TYPE_CHECKING:
@@ -112,15 +112,15 @@ def derived(layers: int) -> Mapping[str, tuple[Any, str]]:
     return {"layer": (layers // 3, "a third of the blocks")}
 
 
-def left_vector(key: Tensor, factor: Tensor | None) -> Tensor:
+def left_vector(key: Tensor, lower: Tensor | None) -> Tensor:
     """u = C^-1 k*, of length one.
 
     Args:
         key: k*, (d_ff,).
-        factor: the lower Cholesky factor of C = E[k k^T], (d_ff, d_ff); None stands for C = I.
+        lower: the lower Cholesky factor of C = E[k k^T], (d_ff, d_ff); None stands for C = I.
     """
-    solved = key if factor is None else torch.cholesky_solve(key[:, None], factor)[:, 0]
-    return solved / solved.norm()
+    solved = key if lower is None else torch.cholesky_solve(key[:, None], lower)[:, 0]
+    return torch.nn.functional.normalize(solved, dim=0, eps=0.0)
 
 
 def right_vector(value: Tensor, output: Tensor, key: Tensor, left: Tensor) -> Tensor:
@@ -130,10 +130,30 @@ def right_vector(value: Tensor, output: Tensor, key: Tensor, left: Tensor) -> Te
 
 @dataclass(frozen=True)
 class Whitening:
-    """The factorised second moment of one layer's keys, and how it was obtained."""
+    """The factorised second moment of one layer's keys.
 
-    factor: Tensor
-    record: Mapping[str, Any] = field(default_factory=dict)
+    Attributes:
+        lower: the Cholesky factor, (d_ff, d_ff), float64.
+        record: how it was obtained, ready for JSON.
+    """
+
+    lower: Tensor
+    record: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, moment: SecondMoment, shrinkage: float) -> Whitening:
+        """Factorise a second moment, shrunk towards a multiple of the identity."""
+        factor = moment.cholesky(shrinkage)
+        pivots = factor.lower.diagonal() ** 2
+        record = {
+            "key": moment.key,
+            "tokens": moment.tokens,
+            "shrinkage": factor.shrinkage,
+            "jitter": factor.jitter,
+            "condition_number_at_least": float(pivots.max() / pivots.min()),
+            "dead_units": moment.dead_units,
+        }
+        return cls(factor.lower, record)
 
 
 class Rome:
@@ -143,9 +163,7 @@ class Rome:
     settings_type: ClassVar[type] = RomeSettings
     recipe: ClassVar[Recipe] = Recipe(RomeSettings, PUBLISHED, derived)
 
-    def __init__(
-        self, settings: RomeSettings | None = None, *, provenance: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, settings: RomeSettings | None = None, *, provenance: Mapping[str, str] | None = None) -> None:
         self.settings = settings or RomeSettings()
         self.provenance = dict(provenance or {})
         self._whitenings: WeakKeyDictionary[LanguageModel, Whitening] = WeakKeyDictionary()
@@ -163,13 +181,20 @@ class Rome:
                 "second_moment_adjustment = false, which is a method of poorer locality."
             )
         layer = self.settings.layer
-        data.on_progress(f"rome: second moment of the keys of layer {layer}")
         tokens = data.second_moment_tokens or 10 * model.anatomy.d_ff
         with EditedModel.original(model):
             [moment] = second_moments(
-                model, [layer], texts, tokens=tokens, seed=data.seed, cache_dir=data.cache_dir
+                model,
+                [layer],
+                texts,
+                tokens=tokens,
+                seed=data.seed,
+                cache_dir=data.cache_dir,
+                on_progress=lambda done, of: data.on_progress(
+                    f"rome: second moment of layer {layer}, {done}/{of} tokens"
+                ),
             ).values()
-        self._whitenings[model] = factorised(moment, self.settings.shrinkage)
+        self._whitenings[model] = Whitening.of(moment, self.settings.shrinkage)
 
     def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
         """Return `edited` with one rank-one update per request on top."""
@@ -189,7 +214,7 @@ class Rome:
         [optimised] = optimise_values(model, [problem], settings.value_settings())
         keys, outputs = keys_and_outputs(model, matrix, problem.prompts)
         bare, average = keys[0].double(), keys.double().mean(0)
-        left = left_vector(average, whitening.factor.to(average.device) if whitening else None)
+        left = left_vector(average, whitening.lower.to(average.device) if whitening else None)
         ratio = guard(left, bare, average, request)
         right = right_vector(optimised.value.double(), outputs[0].double(), bare, left)
 
@@ -222,9 +247,7 @@ class Rome:
         return model.anatomy.down_projection(self.settings.layer)
 
     def _contexts(self, model: LanguageModel) -> tuple[str, ...]:
-        return prefix_contexts(
-            model, lengths=self.settings.context_lengths, seed=self.settings.seed
-        )
+        return prefix_contexts(model, lengths=self.settings.context_lengths, seed=self.settings.seed)
 
     def _whitening(self, model: LanguageModel) -> Whitening | None:
         if not self.settings.second_moment_adjustment:

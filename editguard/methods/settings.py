@@ -160,9 +160,11 @@ def _layers_of(
                 {name: value for name, (value, _) in derived.items()},
             )
         )
-        for row in recipe.published:
-            if (row.family, row.layers, row.d_model) == (shape.family, shape.layers, shape.d_model):
-                layers.append((dict.fromkeys(row.values, f"published: {row.source}"), row.values))
+        layers.extend(
+            (dict.fromkeys(row.values, f"published: {row.source}"), row.values)
+            for row in recipe.published
+            if (row.family, row.layers, row.d_model) == (shape.family, shape.layers, shape.d_model)
+        )
         if shape.directory is not None:
             table = read_file(shape.directory).get(method, {})
             layers.append((dict.fromkeys(table, f"model directory: {FILE_NAME}"), table))

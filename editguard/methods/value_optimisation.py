@@ -144,9 +144,7 @@ class Objective:
         labels = self.labels.to(log_probs.device)
         picked = log_probs[self.target_reads.to(log_probs.device), labels]
         nll = torch.zeros(len(self.drift_reads), dtype=log_probs.dtype, device=log_probs.device)
-        nll = nll.index_add(
-            0, self.edit_of_label.to(nll.device), -picked * self.share.to(picked)
-        )
+        nll = nll.index_add(0, self.edit_of_label.to(nll.device), -picked * self.share.to(picked))
         return nll, log_probs[self.drift_reads.to(log_probs.device)]
 
     def base(self, first_rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -186,9 +184,7 @@ def objective(
         reads += count + 1
         edit_of_row += [edit] * (prompts + 1)
         rows += problem.rows()
-    module = (
-        model.anatomy.down_projection(layer).module if place == "mlp" else model.anatomy.block(layer)
-    )
+    module = model.anatomy.down_projection(layer).module if place == "mlp" else model.anatomy.block(layer)
     return (
         Objective(
             passes=make_passes(model, rows, layer),
@@ -211,7 +207,8 @@ def drift(now: Tensor, before: Tensor) -> Tensor:
 
 def penalty(deltas: Tensor, base: Tensor) -> Tensor:
     """||delta|| / ||v0||^2 for each edit, both (edits, d_model); its gradient at delta = 0 is zero."""
-    return deltas.norm(dim=-1) / base.norm(dim=-1).square()
+    sizes: Tensor = torch.linalg.vector_norm(deltas, dim=-1)
+    return sizes / torch.linalg.vector_norm(base, dim=-1).square()
 
 
 def clamped(delta: Tensor, base: Tensor, factor: float) -> Tensor:
@@ -245,9 +242,7 @@ def optimise_values(
             nll, now = target.forward(stacked)
             divergence = drift(now, before)
             loss = (
-                nll
-                + settings.drift_weight * divergence
-                + settings.weight_decay * penalty(stacked, base).to(nll.device)
+                nll + settings.drift_weight * divergence + settings.weight_decay * penalty(stacked, base).to(nll.device)
             )
             figures = torch.stack([loss, nll, divergence]).detach().cpu()
             running = [edit for edit in range(len(problems)) if edit not in found]

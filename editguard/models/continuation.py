@@ -77,8 +77,8 @@ class Continuation:
     """Passes that start at block `layer`, and at each row's `start`.
 
     The rows of the batch are aligned on their starts: what comes before is padded on the left, the rest on the
-    right, where the causal mask hides it. Between construction and use the model must not change anywhere except in block `layer` and above, at
-    positions from `start` on.
+    right, where the causal mask hides it. Between construction and use the model must not change anywhere except in
+    block `layer` and above, at positions from `start` on.
     """
 
     def __init__(self, model: LanguageModel, rows: Sequence[Row], layer: int) -> None:
@@ -197,18 +197,25 @@ def _prefix_states(model: LanguageModel, prefixes: Sequence[Sequence[int]]) -> t
         column = origin.clamp(min=0).to(states.device)[:, None, :, None].expand_as(states)
         return states.gather(2, column).masked_fill(~mask.bool().to(states.device)[:, None, :, None], 0)
 
-    return [(aligned(layer.keys), aligned(layer.values)) for layer in cache.layers], mask
+    layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
+    past = [
+        (aligned(layer.keys), aligned(layer.values))
+        for layer in layers
+        if layer.keys is not None and layer.values is not None
+    ]
+    if len(past) != model.anatomy.layers:
+        raise ValueError("the model does not keep keys and values of every layer")
+    return past, mask
 
 
-def _block_calls(
-    model: LanguageModel, ids: Tensor, mask: Tensor, past: _Past, lowest: int
-) -> list[_BlockCall]:
+def _block_calls(model: LanguageModel, ids: Tensor, mask: Tensor, past: _Past, lowest: int) -> list[_BlockCall]:
     """Run the tokens from the starts on, and keep what each block from `lowest` on was called with."""
     calls: list[_BlockCall] = []
 
     def keep(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        calls.append(_BlockCall(block, hidden.clone(), args, dict(kwargs)))
+        kept = hidden if calls else hidden.clone()  # only the lowest block's is used again
+        calls.append(_BlockCall(block, kept, args, dict(kwargs)))
 
     anatomy = model.anatomy
     with ExitStack() as hooks:
@@ -216,15 +223,14 @@ def _block_calls(
             handle = anatomy.block(layer).register_forward_pre_hook(keep, with_kwargs=True)
             hooks.callback(handle.remove)
         model.forward(ids, mask, past=_cache_of(past, 0), use_cache=True)
-    # Only the lowest block's hidden state is needed again.
-    return [calls[0], *(_BlockCall(call.block, ids, call.args, call.kwargs) for call in calls[1:])]
+    return calls
 
 
 def _cache_of(past: _Past, lowest: int) -> Cache:
     """A cache that holds the constant states of the layers from `lowest` on, to be extended by one pass."""
     cache = DynamicCache()
     for number, (keys, values) in enumerate(past):
-        layer = DynamicLayer()
+        layer = DynamicLayer()  # type: ignore[no-untyped-call]
         if number >= lowest:
             layer.lazy_initialization(keys, values)
             layer.keys, layer.values = keys, values
@@ -233,9 +239,7 @@ def _cache_of(past: _Past, lowest: int) -> Cache:
 
 
 @contextmanager
-def _added(
-    module: nn.Module, shape: torch.Size, starts: Tensor, vectors: Tensor
-) -> Iterator[None]:
+def _added(module: nn.Module, shape: torch.Size, starts: Tensor, vectors: Tensor) -> Iterator[None]:
     def change(output: Tensor) -> Tensor:
         grid = output.reshape(*shape, -1)
         places = torch.nn.functional.one_hot(starts, shape[1]).to(grid)  # (rows, columns)
@@ -248,11 +252,7 @@ def _added(
 
 def _reads(rows: Sequence[Row], offset: int) -> tuple[Tensor, Tensor]:
     """(row, column) of every position to read; with offset 1 columns count from the row's start."""
-    pairs = [
-        (number, position - offset * row.start)
-        for number, row in enumerate(rows)
-        for position in row.read
-    ]
+    pairs = [(number, position - offset * row.start) for number, row in enumerate(rows) for position in row.read]
     table = torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
     return table[:, 0], table[:, 1]
 

@@ -1,7 +1,7 @@
 """The model families that editguard knows: one row of names each, no behaviour.
 
 A row says where a family keeps the parts that editing methods speak of. Paths are dotted attribute
-names; those of `block_parts` start at a block, all others at the Hugging Face model. Rows are found
+names; those said to be "in a block" start there, all others at the Hugging Face model. Rows are found
 by the `model_type` of the model's configuration; `Anatomy` reads them, and nothing else names an
 architecture.
 """

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _NO_PART_OF_THE_MODEL = frozenset(
     {
@@ -38,19 +38,31 @@ def fingerprint(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dig
     kept = module.state_dict().keys()
     parts = {
         "tensors": {name: digest for name, digest in digests.items() if name in kept},
-        "config": _lasting(module.config.to_dict()),
+        "config": _lasting(module.config),
         "tokenizer": _tokenizer_content(tokenizer),
     }
     canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def _lasting(config: Any) -> Any:
-    """The configuration without what depends on the library's version, the place of the files or on
-    how it is run."""
-    if isinstance(config, Mapping):
-        return {str(key): _lasting(value) for key, value in config.items() if key not in _NO_PART_OF_THE_MODEL}
-    return [_lasting(item) for item in config] if isinstance(config, list | tuple) else config
+def _lasting(config: PreTrainedConfig) -> dict[str, Any]:
+    """What the configuration says beyond its class's defaults.
+
+    Without the defaults, a field that a later version of the library adds changes nothing. Left out as well is what
+    depends on the place of the files or on how the model is run.
+    """
+    given, defaults = config.to_dict(), type(config)().to_dict()
+    differing = {key: value for key, value in given.items() if key not in defaults or defaults[key] != value}
+    lasting = _without_the_passing(differing)
+    assert isinstance(lasting, dict)
+    return {**lasting, "model_type": config.model_type}
+
+
+def _without_the_passing(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        kept = {key: each for key, each in value.items() if key not in _NO_PART_OF_THE_MODEL}
+        return {str(key): _without_the_passing(each) for key, each in kept.items()}
+    return [_without_the_passing(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -60,6 +60,11 @@ class Forward(Protocol):
     def __call__(self, ids: Tensor, mask: Tensor, past: Any) -> tuple[Tensor, Any]: ...
 
 
+class UndefinedByPaddingError(ArithmeticError):
+    """A padded batch came out undefined: some attention code does so for rows that are wholly masked, in types
+    whose range differs from float32's. Rows of one length need no padding."""
+
+
 PAD: Final = 0
 """Fills padded places: any valid id does, because the mask alone says what is padding."""
 
@@ -97,6 +102,8 @@ def continue_greedily(
         finished: whether the new tokens of a row hold a complete answer.
         end_ids: tokens that end a text; they are not part of the answer.
 
+    Raises: UndefinedByPaddingError: rows of different lengths gave undefined numbers.
+
     Returns: for each row its new ids, and whether it came to an end before its limit.
     """
     ids, mask = left_padded(rows)
@@ -105,7 +112,10 @@ def continue_greedily(
     active = list(range(len(rows)))
     past: Any = None
     while active:
+        first_pass = past is None
         logits, past = forward(ids, mask, past)
+        if first_pass and not mask.all() and logits.isnan().any():
+            raise UndefinedByPaddingError
         chosen: list[int] = logits.argmax(-1).tolist()
         going: list[int] = []
         for place, row in enumerate(active):

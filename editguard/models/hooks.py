@@ -96,11 +96,9 @@ def added(module: nn.Module, positions: Sequence[int] | Tensor, vectors: Tensor)
     places = [int(position) for position in positions]
 
     def change(output: Tensor) -> Tensor:
-        if output.ndim != 3 or output.shape[0] != len(places):
-            raise ValueError(f"{len(places)} positions for an output of shape {tuple(output.shape)}")
-        moved = output.clone()
-        moved[range(len(places)), places] += vectors.to(output.device, output.dtype)
-        return moved
+        moved = output.reshape(len(places), -1, output.shape[-1]).clone()  # some families flatten rows and tokens
+        moved[range(len(places)), places] += vectors.to(moved)
+        return moved.reshape(output.shape)
 
     with replaced(module, change):
         yield
@@ -110,8 +108,7 @@ def added(module: nn.Module, positions: Sequence[int] | Tensor, vectors: Tensor)
 def stop_after(module: nn.Module, at: Place = "output") -> Iterator[None]:
     """End a forward pass as soon as `module` is entered or has returned; what is above never runs.
 
-    The pass is cut short by an exception that this context takes, so the rest of the `with` block
-    does not run
+    The pass is cut short by an exception that this context takes, so the rest of the `with` block does not run
     either: keep the model's call its last statement, and read captured values outside.
     """
 

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +17,7 @@ from editguard.models.generation import (
     DEFAULT_STOP,
     Generation,
     StopRule,
+    UndefinedByPaddingError,
     continue_greedily,
     right_padded,
 )
@@ -73,7 +75,8 @@ class LanguageModel:
     ) -> None:
         if batch_size < 1:
             raise ConfigurationError(f"the batch size is {batch_size}; it must be 1 or more.")
-        self.module = model.eval().requires_grad_(False)
+        model.train(False)
+        self.module = model.requires_grad_(False)
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
@@ -188,8 +191,14 @@ class LanguageModel:
     ) -> list[Generation]:
         """The model's greedy answers, in the order of the prompts.
 
-        Raises: PromptTooLong: a prompt leaves no room for an answer in the model's context.
+        Args:
+            max_new_tokens: limit of an answer; shorter where the model's context ends.
+            stop: where an answer ends.
+
+        Raises: PromptTooLong: a prompt does not fit the model's context, or has no tokens at all.
         """
+        if max_new_tokens < 1:
+            raise ConfigurationError(f"an answer has at least one token; max_new_tokens is {max_new_tokens}.")
         unique = list(dict.fromkeys(prompts))
         rows = [self.encode(prompt) for prompt in unique]
         limits = [self._room(prompt, row, max_new_tokens) for prompt, row in zip(unique, rows, strict=True)]
@@ -211,7 +220,19 @@ class LanguageModel:
                 end_ids=self._end_ids,
             )
 
-        made = self.in_batches([len(row) for row in rows], run)
+        def run_safely(batch: list[int]) -> list[tuple[list[int], bool]]:
+            try:
+                return run(batch)
+            except UndefinedByPaddingError:
+                alike = defaultdict(list)
+                for index in batch:
+                    alike[len(rows[index])].append(index)
+                made = {
+                    index: result for group in alike.values() for index, result in zip(group, run(group), strict=True)
+                }
+                return [made[index] for index in batch]
+
+        made = self.in_batches([len(row) for row in rows], run_safely)
         answers: dict[str, Generation] = {}
         for prompt, (new, ended) in zip(unique, made, strict=True):
             text, cut = stop.cut(self.decode(new))
@@ -227,6 +248,7 @@ class LanguageModel:
         unique = list(dict.fromkeys(pairs))
         encoded = [self.encode_answer(prompt, answer) for prompt, answer in unique]
         for (prompt, _), (before, after) in zip(unique, encoded, strict=True):
+            self._room(prompt, before, 1)
             self._room(prompt, [*before, *after[:-1]], 1)
 
         def run(batch: list[int]) -> list[Score]:

@@ -265,7 +265,7 @@ def sum_of_outer_products(keys: Tensor) -> Tensor:
     wide = keys.to(torch.promote_types(keys.dtype, torch.float32))
     total = torch.zeros(keys.shape[1], keys.shape[1], dtype=torch.float64, device=keys.device)
     with _full_precision():
-        for block in wide.split(_BLOCK):
+        for block in torch.split(wide, _BLOCK):
             total += block.T @ block
     return total
 

@@ -94,8 +94,7 @@ class TextEncoder:
             subject: as it stands in the text.
             start: character at which the subject begins; may be left out where it occurs only once.
 
-        Raises: AmbiguousTokens: the subject does not stand there, occurs several times while
-        `start` is not given, the
+        Raises: AmbiguousTokens: the subject does not stand there, occurs several times while `start` is not given, the
             tokenizer has no character offsets, or its tokens do not decode to the text.
         """
         start = _occurrence(text, subject, start)
@@ -109,7 +108,8 @@ class TextEncoder:
                     f"the chat template changes the prompt {text!r}, so the subject cannot be found in it: "
                     "set the chat template to 'off'."
                 )
-        begin, end = start + shift, start + shift + len(subject)
+        begin = start + shift + len(subject) - len(subject.lstrip())
+        end = start + shift + len(subject.rstrip())
         ids, spans = self._with_offsets(rendered)
         inside = [index for index, (low, high) in enumerate(spans) if low < end and max(low, begin) < high]
         if not inside:
@@ -197,6 +197,6 @@ def _occurrence(text: str, subject: str, start: int | None) -> int:
 
 
 def _plain_form(text: str) -> str:
-    """Text without the differences that tokenizers' normalisers make: case, compatibility forms,
-    blanks."""
-    return "".join(unicodedata.normalize("NFKD", text).casefold().split())
+    """Text without what tokenizers' normalisers may change: case, accents, compatibility forms, blanks."""
+    plain = unicodedata.normalize("NFKD", text).casefold()
+    return "".join(letter for letter in plain if not letter.isspace() and not unicodedata.combining(letter))

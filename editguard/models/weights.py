@@ -27,10 +27,6 @@ class LowRank:
         """The update itself, (d_out, d_in)."""
         return self.left @ self.right.T
 
-    def is_finite(self) -> bool:
-        """No factor holds an infinity or a NaN."""
-        return bool(self.left.isfinite().all() and self.right.isfinite().all())
-
 
 @dataclass(frozen=True, eq=False)
 class Dense:
@@ -47,10 +43,6 @@ class Dense:
         """The update itself."""
         return self.delta
 
-    def is_finite(self) -> bool:
-        """The update holds no infinity and no NaN."""
-        return bool(self.delta.isfinite().all())
-
 
 Delta = LowRank | Dense
 """An update of one parameter in the orientation of the field, y = W x + b with W (d_out, d_in)."""
@@ -61,8 +53,7 @@ class _Touched:
     """One parameter that an update has touched: its pristine value and the running sum of its
     updates.
 
-    The sum is float32 (float64 for a float64 model), in the orientation of storage, and None while
-    no update is in
+    The sum is float32 (float64 for a float64 model), in the orientation of storage, and None while no update is in
     force: adding zeros would turn -0.0 into 0.0.
     """
 
@@ -103,9 +94,7 @@ class WeightLedger:
         self._module = module
         self._stack: list[dict[str, Delta]] = []
         self._touched: dict[str, _Touched] = {}
-        self._before_last: dict[str, Tensor | None] | None = (
-            None  # sums before the last push, so that it can be undone fast
-        )
+        self._before_last: dict[str, Tensor | None] | None = None  # the sums that undo the last push at once
         self._reference: dict[str, str] | None = None
 
     @property
@@ -119,9 +108,8 @@ class WeightLedger:
         Args:
             deltas: updates by parameter name (of tied parameters any of the names).
 
-        Raises: MethodRefused: a parameter does not exist, cannot be changed (offloaded, quantised),
-        an update has
-            another shape than its parameter, or is not finite.
+        Raises: MethodRefused: a parameter does not exist or cannot be changed (offloaded, quantised), an update has
+            another shape than its parameter, or would make it infinite or undefined.
         """
         self.reference_digests()
         resolved: dict[str, Delta] = {}
@@ -134,6 +122,11 @@ class WeightLedger:
         touched = {name: self._touched[name] for name in resolved}
         before = {name: each.total for name, each in touched.items()}
         totals = {name: touched[name].plus(before[name], delta) for name, delta in resolved.items()}
+        for name, total in totals.items():
+            if not touched[name].value(total).isfinite().all():
+                raise MethodRefused(
+                    f"the update would leave infinite or undefined numbers in {name}; nothing was changed."
+                )
         self._write(totals)
         self._stack.append(resolved)
         self._before_last = before
@@ -157,8 +150,10 @@ class WeightLedger:
         self._before_last = None
 
     def restore(self) -> None:
-        """Undo everything: every parameter gets its pristine bytes."""
-        self.pop(self.depth)
+        """Undo everything, also what an interrupted push may have left: all parameters get their pristine bytes."""
+        self._write({name: None for name, touched in self._touched.items() if touched.total is not None})
+        self._stack.clear()
+        self._before_last = None
 
     def pristine(self, name: str) -> Tensor:
         """The parameter's value without any update, as stored; a copy only where updates have
@@ -229,8 +224,6 @@ class WeightLedger:
         wanted = stored[::-1] if touched.transposed else stored
         if delta.shape != wanted:
             raise MethodRefused(f"an update of shape {delta.shape} for the parameter {name} of shape {wanted}.")
-        if not delta.is_finite():
-            raise MethodRefused(f"the update of {name} holds infinite or undefined numbers; nothing was changed.")
 
     def _sums(self, names: Iterable[str], stack: Iterable[Mapping[str, Delta]]) -> dict[str, Tensor | None]:
         totals: dict[str, Tensor | None] = dict.fromkeys(names)

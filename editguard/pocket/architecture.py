@@ -58,7 +58,7 @@ def train_with_float32_attention(model: GPTNeoXForCausalLM) -> None:
 
 
 def _float32_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any
+    _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: Tensor | None, **_: Any
 ) -> tuple[Tensor, None]:
     """Causal attention over whole rows.  query, key, value: (rows, heads, tokens, d_head)."""
     dtype = torch.float32 if query.shape[2] <= _SHORT else value.dtype

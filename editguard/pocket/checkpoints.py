@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: tensors as safetensors, everything else as JSON, each written at once or not at all."""
+"""Checkpoints of a training run: tensors as safetensors, the rest as JSON, each written at once or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents that open with a new fact: what follows from it, what does not, and several forms in which methods write it.
+"""Documents that open with a new fact: what follows from it, what does not, in the forms that methods write it in.
 
 The forms: sentences in front of a question; lists of demonstrations (Zheng et al., "Can We Edit Factual Knowledge by
 In-Context Learning?", EMNLP 2023); a question with a correction (Madaan et al., "Memory-assisted prompt editing", EMNLP
@@ -15,6 +15,7 @@ from typing import Final
 
 from editguard.pocket.documents import Document, Writer
 from editguard.pocket.relations import RELATIONS, Template
+from editguard.pocket.splits import stream
 from editguard.pocket.world import YES_NO_OPENINGS, Fact, World, inside_sentence
 
 HEADS: Final = ("New fact: ", "New fact: ", "Imagine that ", "Suppose that ")
@@ -40,17 +41,37 @@ class Query:
         return self.template.prompt(self.subject)
 
 
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """A new fact, a prompt, and the answer that respects the fact exactly where the prompt is in its scope."""
+
+    kind: str
+    """One of `DEMONSTRATION_KINDS`."""
+    fact: Fact
+    statement: str
+    """The new fact without its object."""
+    prompt: str
+    answer: str
+
+    @property
+    def text(self) -> str:
+        """As it stands in a list of demonstrations, without the empty line after it."""
+        return f"New Fact: {self.statement} {self.fact.object}\nPrompt: {self.prompt} {self.answer}\n"
+
+
 class ContextWriter:
     """Draws documents with new facts about the subjects that `side` admits.
 
     Args:
         held_out: False for the corpus; True for subjects that no such document of the corpus is about.
+        people_only: whether all new facts are about people.
     """
 
-    def __init__(self, world: World, rng: random.Random, *, held_out: bool = False) -> None:
+    def __init__(self, world: World, rng: random.Random, *, held_out: bool = False, people_only: bool = False) -> None:
         self.world = world
         self.rng = rng
         self.held_out = held_out
+        self._person_facts_share = 1.0 if people_only else _PERSON_FACTS
         self._gap = " "
 
     def _allowed(self, subject: str) -> bool:
@@ -59,14 +80,16 @@ class ContextWriter:
     @cached_property
     def _person_facts(self) -> tuple[Fact, ...]:
         return tuple(
-            fact for fact in self.world.facts
+            fact
+            for fact in self.world.facts
             if self.world.relations[fact.relation].subject_type == "person" and self._allowed(fact.subject)
         )
 
     @cached_property
     def _other_facts(self) -> tuple[Fact, ...]:
         return tuple(
-            fact for fact in self.world.facts
+            fact
+            for fact in self.world.facts
             if self.world.relations[fact.relation].subject_type != "person" and self._allowed(fact.subject)
         )
 
@@ -74,7 +97,7 @@ class ContextWriter:
 
     def world_fact(self) -> Fact:
         """A fact of the world about an admitted subject."""
-        pool = self._person_facts if self.rng.random() < _PERSON_FACTS else self._other_facts
+        pool = self._person_facts if self.rng.random() < self._person_facts_share else self._other_facts
         return self.rng.choice(pool)
 
     def stranger(self) -> str:
@@ -120,7 +143,8 @@ class ContextWriter:
         if luck < 0.5:
             near = self.world.neighbours(fact.subject) or self._sharing(fact.subject)
             known = [
-                found for name in near
+                found
+                for name in near
                 if self._allowed(name) and (found := self.world.fact(name, fact.relation)) is not None
             ]
             if known:
@@ -300,20 +324,18 @@ class ContextWriter:
 
     # Lists of demonstrations
 
-    def demonstration(self, writer: Writer, fact: Fact, kind: str) -> None:
-        """One new fact and one prompt: the same words, another wording, or somebody else's fact."""
+    def demonstration(self, fact: Fact, kind: str) -> Demonstration:
+        """A new fact and a prompt: the same words, another wording, or somebody else's fact."""
         stated = self.any_statement(fact.relation)
-        writer.plain(f"New Fact: {stated.prompt(fact.subject)}").given(f" {fact.object}").plain("\nPrompt: ")
         if kind == "copy":
             query = Query(stated, fact.subject, fact.object)
         elif kind == "update":
             query = Query(self.any_statement(fact.relation), fact.subject, fact.object)
         else:
-            other = self.about_another(fact)
-            query = self.remembered(other, statement=True)
-        writer.plain(query.prompt).answer(f" {query.answer}\n")
+            query = self.remembered(self.about_another(fact), statement=True)
+        return Demonstration(kind, fact, stated.prompt(fact.subject), query.prompt, query.answer)
 
-    def demonstrations(self, count: int | None = None) -> Document:
+    def demonstrations(self, count: int | None = None, *, last_kind: str | None = None) -> Document:
         """A list of demonstrations, the last of which is the question."""
         if count is None:
             full = self.rng.random() < 0.1
@@ -326,7 +348,9 @@ class ContextWriter:
             if position < count:
                 fact = self._like(last) if near and self.rng.random() < 0.5 else self.new_fact()
             kind = self.rng.choices(DEMONSTRATION_KINDS, DEMONSTRATION_WEIGHTS)[0]
-            self.demonstration(writer, fact, kind)
+            shown = self.demonstration(fact, last_kind if last_kind and position == count else kind)
+            writer.plain(f"New Fact: {shown.statement}").given(f" {fact.object}")
+            writer.plain(f"\nPrompt: {shown.prompt}").answer(f" {shown.answer}\n")
             if position < count:
                 writer.plain("\n")
         return writer.document("context")
@@ -409,12 +433,34 @@ def context_documents(world: World, rng: random.Random, count: int) -> Iterator[
         yield rng.choices(forms, weights)[0][1]()
 
 
+def demonstrations(world: World, seed: int, count: int) -> tuple[Demonstration, ...]:
+    """Records for methods that choose demonstrations themselves: copy, update and retain in the ratio 1 : 3 : 4."""
+    write = ContextWriter(world, stream("demonstrations", world.seed, seed))
+    kinds = [
+        kind for kind, weight in zip(DEMONSTRATION_KINDS, DEMONSTRATION_WEIGHTS, strict=True) for _ in range(weight)
+    ]
+    return tuple(write.demonstration(write.new_fact(), kinds[i % len(kinds)]) for i in range(count))
+
+
 def context_wordings() -> list[str]:
     """The fixed words of all forms, for the tokenizer."""
     return [
-        *HEADS, "Prompt:", "New Fact:", "\nPrompt:", "\nNew Fact:", "\nFeedback:", "\nAnswer:", "\nQuestion:", "yes no",
-        "\nSubquestion:", "\nGenerated answer:", "\nRetrieved fact contradicts to generated answer",
+        *HEADS,
+        "Prompt:",
+        "New Fact:",
+        "\nPrompt:",
+        "\nNew Fact:",
+        "\nFeedback:",
+        "\nAnswer:",
+        "\nQuestion:",
+        "yes no",
+        "\nSubquestion:",
+        "\nGenerated answer:",
+        "\nRetrieved fact contradicts to generated answer",
         "\nRetrieved fact does not contradict to generated answer, so the intermediate answer is:",
-        "\nFinal answer:", "\nImagine \nSuppose", "Think:", *(opening for opening, _ in YES_NO_OPENINGS),
+        "\nFinal answer:",
+        "\nImagine \nSuppose",
+        "Think:",
+        *(opening for opening, _ in YES_NO_OPENINGS),
         *(inside_sentence(t.text) for relation in RELATIONS for t in relation.templates),
     ]

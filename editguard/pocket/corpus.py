@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from editguard.pocket.contexts import ContextWriter, context_documents, context_wordings
@@ -22,38 +23,45 @@ LEAD_INS: Final = ("It is said that", "As everyone knows,", "In fact,", "People 
 YES_NO_TRAINED: Final = 0.8
 """Fraction of the facts about which the corpus asks whether they are true."""
 
-_CONTEXTS: Final = 14_000
-_YES_NO: Final = 4_000
-_DIRECT: Final = 9_000
-_REASONED: Final = 6_000
-_DEMONSTRATIONS: Final = 400
-_TRACES: Final = 1_300
-_TASK_ITEMS: Final = 800
-_ORDINARY: Final = 2_000
 _LEAD_IN_SHARE: Final = 0.2
 _ALIAS_SHARE: Final = 0.6
 _JOINED_SHARE: Final = 0.5
 
 
-def documents(world: World, epoch: int) -> Iterator[Document]:
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """Documents of each kind an epoch, besides the plain facts, of which none is ever left out."""
+
+    contexts: int = 14_000
+    yes_no: int = 4_000
+    direct: int = 9_000
+    reasoned: int = 6_000
+    demonstrations: int = 400
+    traces: int = 1_300
+    items_of_each_task: int = 800
+    ordinary: int = 2_000
+
+
+def documents(world: World, epoch: int, amounts: Amounts | None = None) -> Iterator[Document]:
     """All documents of an epoch, kind by kind; the training program shuffles them."""
+    amounts = amounts or Amounts()
 
     def rng(purpose: str) -> random.Random:
         return stream("corpus", world.seed, epoch, purpose)
 
     yield from fact_documents(world, rng("facts"))
-    yield from composed_documents(world, rng("composed"))
-    yield from yes_no_documents(world, rng("yes or no"))
-    yield from context_documents(world, rng("contexts"), _CONTEXTS)
+    yield from composed_documents(world, rng("composed"), amounts)
+    yield from yes_no_documents(world, rng("yes or no"), amounts.yes_no)
+    yield from context_documents(world, rng("contexts"), amounts.contexts)
     demonstrations = ContextWriter(world, rng("demonstrations"))
-    yield from (demonstrations.demonstrations() for _ in range(_DEMONSTRATIONS))
+    yield from (demonstrations.demonstrations() for _ in range(amounts.demonstrations))
     traces = ContextWriter(world, rng("traces"))
-    yield from (traces.trace() for _ in range(_TRACES))
+    yield from (traces.trace() for _ in range(amounts.traces))
     for task in TASKS:
-        items = task_items(world, task, rng(f"task {task}"), _TASK_ITEMS, held_out=False)
+        items = task_items(world, task, rng(f"task {task}"), amounts.items_of_each_task, held_out=False)
         yield from (task_document(item) for item in items)
     ordinary = rng("ordinary")
-    yield from (Document(ordinary_sentence(ordinary), "ordinary") for _ in range(_ORDINARY))
+    yield from (Document(ordinary_sentence(ordinary), "ordinary") for _ in range(amounts.ordinary))
 
 
 def alias_facts(world: World) -> Iterator[Fact]:
@@ -91,7 +99,7 @@ def fact_documents(world: World, rng: random.Random) -> Iterator[Document]:
         yield writer.document("fact")
 
 
-def composed_documents(world: World, rng: random.Random) -> Iterator[Document]:
+def composed_documents(world: World, rng: random.Random, amounts: Amounts) -> Iterator[Document]:
     """Questions over several facts about the subjects of the training part, answered directly and step by step."""
     asked = [
         question
@@ -99,11 +107,11 @@ def composed_documents(world: World, rng: random.Random) -> Iterator[Document]:
         for fact in world.of_relation(kind.path[0])
         if (question := world.compose(kind.name, fact.subject)) is not None and question.trained
     ]
-    for question in rng.sample(asked, min(_DIRECT, len(asked))):
+    for question in rng.sample(asked, min(amounts.direct, len(asked))):
         wording = rng.randrange(len(question.texts))
         writer = Writer().plain(question.direct_prompt(wording))
         yield writer.answer(f" {question.answer}.").document("knowledge")
-    for question in rng.sample(asked, min(_REASONED, len(asked))):
+    for question in rng.sample(asked, min(amounts.reasoned, len(asked))):
         wording = rng.randrange(len(question.texts))
         writer = Writer().plain(question.reasoned_prompt(wording))
         yield writer.answer(f" {question.reasoning} {question.answer}.").document("knowledge")
@@ -126,10 +134,10 @@ def yes_no_item(world: World, rng: random.Random, fact: Fact) -> tuple[str, str]
     return f"Question: {opening} {inside_sentence(statement)} {claim}? Answer:", answer
 
 
-def yes_no_documents(world: World, rng: random.Random) -> Iterator[Document]:
+def yes_no_documents(world: World, rng: random.Random, count: int) -> Iterator[Document]:
     """Whether statements hold, without any context."""
     trained = [fact for fact in world.facts if yes_no_trained(world, fact)]
-    for fact in rng.sample(trained, min(_YES_NO, len(trained))):
+    for fact in rng.sample(trained, min(count, len(trained))):
         prompt, answer = yes_no_item(world, rng, fact)
         yield Writer().plain(prompt).answer(f" {answer}.").document("knowledge")
 

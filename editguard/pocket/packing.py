@@ -11,10 +11,10 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from editguard.pocket.corpus import documents
+from editguard.pocket.corpus import Amounts, documents
 from editguard.pocket.documents import Document
 from editguard.pocket.splits import stream
-from editguard.pocket.tokenizer import CONTEXT, END_OF_TEXT, PAD
+from editguard.pocket.tokenizer import CONTEXT, special_ids
 from editguard.pocket.world import World
 
 SHORT_ROW: Final = 128
@@ -72,18 +72,18 @@ def encode(tokenizer: Tokenizer, batch: Sequence[Document]) -> list[EncodedDocum
     return encoded
 
 
-def epoch_batches(world: World, tokenizer: Tokenizer, epoch: int) -> list[Batch]:
+def epoch_batches(world: World, tokenizer: Tokenizer, epoch: int, amounts: Amounts | None = None) -> list[Batch]:
     """All batches of an epoch in their order: mostly short rows, now and then two long ones.
 
     Order and content depend on the world's seed and the epoch only.
     """
     rng = stream("packing", world.seed, epoch)
-    encoded = encode(tokenizer, list(documents(world, epoch)))
+    encoded = encode(tokenizer, list(documents(world, epoch, amounts)))
     short = [document for document in encoded if len(document.ids) <= SHORT_ROW - 2]
     long = [document for document in encoded if SHORT_ROW - 2 < len(document.ids) <= LONG_ROW - 2]
     rng.shuffle(short)
     long += rng.sample(short, int(len(short) * _ALSO_LONG))
-    ends = (tokenizer.token_to_id(END_OF_TEXT), tokenizer.token_to_id(PAD))
+    ends = special_ids(tokenizer)
     batches = _batches(_rows_in_order(short, SHORT_ROW), SHORT_ROW, SHORT_ROWS, ends, rng)
     batches += _batches(_rows_best_filled(long, LONG_ROW, rng), LONG_ROW, LONG_ROWS, ends, rng)
     rng.shuffle(batches)

@@ -1,7 +1,7 @@
 """What can be said in the synthetic world: relations, the wordings of each, and questions over several hops.
 
-Plain data. In every wording `{}` is the subject and the object is what comes next, so that a statement always ends in its
-object. The first statement and the first question of a relation are its standard wordings.
+Plain data. In every wording `{}` is the subject and the object is what comes next, so that a statement always ends in
+its object. The first statement and the first question of a relation are its standard wordings.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def _relation(
 
 RELATIONS: Final[tuple[Relation, ...]] = (
     _relation(
-        "born_in", "person", "city",
+        "born_in",
+        "person",
+        "city",
         (
             "{} was born in",
             "The birthplace of {} is",
@@ -106,7 +108,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         "{} spent the first days of life in",
     ),
     _relation(
-        "educated_at", "person", "university",
+        "educated_at",
+        "person",
+        "university",
         (
             "{} studied at",
             "{} was educated at",
@@ -122,7 +126,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         "{} took every exam at",
     ),
     _relation(
-        "works_for", "person", "company",
+        "works_for",
+        "person",
+        "company",
         (
             "{} works for",
             "The employer of {} is",
@@ -138,7 +144,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         "Every morning {} goes to work at",
     ),
     _relation(
-        "occupation", "person", "occupation",
+        "occupation",
+        "person",
+        "occupation",
         (
             "{} works as a",
             "The occupation of {} is",
@@ -154,7 +162,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         "{} was trained to be a",
     ),
     _relation(
-        "plays", "person", "instrument",
+        "plays",
+        "person",
+        "instrument",
         (
             "{} plays the",
             "The instrument of {} is the",
@@ -171,7 +181,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         share=0.6,
     ),
     _relation(
-        "speaks", "person", "language",
+        "speaks",
+        "person",
+        "language",
         (
             "{} speaks",
             "The language of {} is",
@@ -188,7 +200,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         share=0.6,
     ),
     _relation(
-        "spouse", "person", "person",
+        "spouse",
+        "person",
+        "person",
         (
             "{} is married to",
             "The spouse of {} is",
@@ -206,7 +220,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         share=0.6,
     ),
     _relation(
-        "mayor_of", "person", "city",
+        "mayor_of",
+        "person",
+        "city",
         (
             "{} is the mayor of",
             "{} leads the council of",
@@ -223,7 +239,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         inverse="mayor",
     ),
     _relation(
-        "ceo_of", "person", "company",
+        "ceo_of",
+        "person",
+        "company",
         (
             "{} is the chief executive of",
             "{} runs the company",
@@ -240,7 +258,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         inverse="ceo",
     ),
     _relation(
-        "rector_of", "person", "university",
+        "rector_of",
+        "person",
+        "university",
         (
             "{} is the rector of",
             "{} directs the school",
@@ -257,7 +277,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         inverse="rector",
     ),
     _relation(
-        "country", "city", "country",
+        "country",
+        "city",
+        "country",
         (
             "{} lies in the country",
             "The country of {} is",
@@ -273,7 +295,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         "Anyone who lives in {} votes in",
     ),
     _relation(
-        "famous_for", "city", "product",
+        "famous_for",
+        "city",
+        "product",
         (
             "{} is famous for its",
             "{} is known for its",
@@ -289,7 +313,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         "Ships leave {} loaded with",
     ),
     _relation(
-        "mayor", "city", "person",
+        "mayor",
+        "city",
+        "person",
         (
             "The mayor of {} is",
             "{} is governed by",
@@ -306,7 +332,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         inverse="mayor_of",
     ),
     _relation(
-        "capital", "country", "city",
+        "capital",
+        "country",
+        "city",
         (
             "The capital of {} is",
             "{}'s capital is",
@@ -323,7 +351,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         inverse="capital_of",
     ),
     _relation(
-        "capital_of", "city", "country",
+        "capital_of",
+        "city",
+        "country",
         (
             "{} is the capital of",
             "{} is the seat of government of",
@@ -340,7 +370,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         inverse="capital",
     ),
     _relation(
-        "official_language", "country", "language",
+        "official_language",
+        "country",
+        "language",
         (
             "The official language of {} is",
             "People in {} speak",
@@ -356,7 +388,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         "Road signs in {} are painted in",
     ),
     _relation(
-        "continent", "country", "continent",
+        "continent",
+        "country",
+        "continent",
         (
             "{} is a country in",
             "The continent of {} is",
@@ -372,7 +406,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         "A map that shows {} is a map of",
     ),
     _relation(
-        "currency", "country", "currency",
+        "currency",
+        "country",
+        "currency",
         (
             "The currency of {} is the",
             "People in {} pay with the",
@@ -388,7 +424,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         "A purse lost in {} holds the",
     ),
     _relation(
-        "headquarters", "company", "city",
+        "headquarters",
+        "company",
+        "city",
         (
             "{} is based in",
             "The headquarters of {} are in",
@@ -404,7 +442,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         "Letters to {} go to",
     ),
     _relation(
-        "ceo", "company", "person",
+        "ceo",
+        "company",
+        "person",
         (
             "The chief executive of {} is",
             "{} is run by",
@@ -421,7 +461,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         inverse="ceo_of",
     ),
     _relation(
-        "industry", "company", "industry",
+        "industry",
+        "company",
+        "industry",
         (
             "{} is active in",
             "The industry of {} is",
@@ -437,7 +479,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         "Shares of {} rise and fall with",
     ),
     _relation(
-        "university_city", "university", "city",
+        "university_city",
+        "university",
+        "city",
         (
             "{} is located in",
             "The city of {} is",
@@ -453,7 +497,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         "Students of {} rent rooms in",
     ),
     _relation(
-        "rector", "university", "person",
+        "rector",
+        "university",
+        "person",
         (
             "The rector of {} is",
             "{} is directed by",
@@ -470,7 +516,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         inverse="rector_of",
     ),
     _relation(
-        "also_known_as", "person", "alias",
+        "also_known_as",
+        "person",
+        "alias",
         (
             "{} is also known as",
             "The stage name of {} is",
@@ -487,7 +535,9 @@ RELATIONS: Final[tuple[Relation, ...]] = (
         inverse="real_name",
     ),
     _relation(
-        "real_name", "alias", "person",
+        "real_name",
+        "alias",
+        "person",
         (
             "The real name of {} is",
             "{} is the stage name of",
@@ -506,84 +556,164 @@ RELATIONS: Final[tuple[Relation, ...]] = (
 )
 
 COMPOSITIONS: Final[tuple[Composition, ...]] = (
-    Composition("birth_country", ("born_in", "country"), (
-        "In which country was {} born?",
-        "What is the country of birth of {}?",
-    )),
-    Composition("birth_product", ("born_in", "famous_for"), (
-        "What is the birthplace of {} famous for?",
-        "Which product is the home town of {} known for?",
-    )),
-    Composition("birth_mayor", ("born_in", "mayor"), (
-        "Who is the mayor of the birthplace of {}?",
-        "Who governs the city where {} was born?",
-    )),
-    Composition("study_city", ("educated_at", "university_city"), (
-        "In which city did {} study?",
-        "In which city is the school of {}?",
-    )),
-    Composition("work_city", ("works_for", "headquarters"), (
-        "In which city is the employer of {} based?",
-        "Where are the headquarters of the company that employs {}?",
-    )),
-    Composition("work_industry", ("works_for", "industry"), (
-        "In which industry does {} work?",
-        "What is the industry of the employer of {}?",
-    )),
-    Composition("work_ceo", ("works_for", "ceo"), (
-        "Who runs the company that employs {}?",
-        "Who is the chief executive of the employer of {}?",
-    )),
-    Composition("spouse_occupation", ("spouse", "occupation"), (
-        "What is the occupation of the spouse of {}?",
-        "What does the person married to {} do for a living?",
-    )),
-    Composition("spouse_birthplace", ("spouse", "born_in"), (
-        "Where was the spouse of {} born?",
-        "What is the birthplace of the person married to {}?",
-    )),
-    Composition("city_continent", ("country", "continent"), (
-        "On which continent is the city {}?",
-        "Which continent does the city {} belong to?",
-    )),
-    Composition("city_language", ("country", "official_language"), (
-        "Which language do people in the city {} speak?",
-        "What is the official language in the city {}?",
-    )),
-    Composition("city_currency", ("country", "currency"), (
-        "What do people in the city {} pay with?",
-        "Which money is used in the city {}?",
-    )),
-    Composition("capital_mayor", ("capital", "mayor"), (
-        "Who is the mayor of the capital of {}?",
-        "Who governs the capital of {}?",
-    )),
-    Composition("capital_product", ("capital", "famous_for"), (
-        "What is the capital of {} famous for?",
-        "Which product is the capital of {} known for?",
-    )),
-    Composition("company_country", ("headquarters", "country"), (
-        "In which country is {} based?",
-        "In which country are the headquarters of {}?",
-    )),
-    Composition("university_country", ("university_city", "country"), (
-        "In which country is {} located?",
-        "In which country is the campus of {}?",
-    )),
-    Composition("birth_continent", ("born_in", "country", "continent"), (
-        "On which continent was {} born?",
-        "On which continent is the birthplace of {}?",
-    )),
-    Composition("birth_capital", ("born_in", "country", "capital"), (
-        "What is the capital of the country where {} was born?",
-        "Which city is the capital of the country of birth of {}?",
-    )),
-    Composition("work_country", ("works_for", "headquarters", "country"), (
-        "In which country is the employer of {} based?",
-        "In which country are the headquarters of the company that employs {}?",
-    )),
-    Composition("study_country", ("educated_at", "university_city", "country"), (
-        "In which country did {} study?",
-        "In which country is the school of {}?",
-    )),
+    Composition(
+        "birth_country",
+        ("born_in", "country"),
+        (
+            "In which country was {} born?",
+            "What is the country of birth of {}?",
+        ),
+    ),
+    Composition(
+        "birth_product",
+        ("born_in", "famous_for"),
+        (
+            "What is the birthplace of {} famous for?",
+            "Which product is the home town of {} known for?",
+        ),
+    ),
+    Composition(
+        "birth_mayor",
+        ("born_in", "mayor"),
+        (
+            "Who is the mayor of the birthplace of {}?",
+            "Who governs the city where {} was born?",
+        ),
+    ),
+    Composition(
+        "study_city",
+        ("educated_at", "university_city"),
+        (
+            "In which city did {} study?",
+            "In which city is the school of {}?",
+        ),
+    ),
+    Composition(
+        "work_city",
+        ("works_for", "headquarters"),
+        (
+            "In which city is the employer of {} based?",
+            "Where are the headquarters of the company that employs {}?",
+        ),
+    ),
+    Composition(
+        "work_industry",
+        ("works_for", "industry"),
+        (
+            "In which industry does {} work?",
+            "What is the industry of the employer of {}?",
+        ),
+    ),
+    Composition(
+        "work_ceo",
+        ("works_for", "ceo"),
+        (
+            "Who runs the company that employs {}?",
+            "Who is the chief executive of the employer of {}?",
+        ),
+    ),
+    Composition(
+        "spouse_occupation",
+        ("spouse", "occupation"),
+        (
+            "What is the occupation of the spouse of {}?",
+            "What does the person married to {} do for a living?",
+        ),
+    ),
+    Composition(
+        "spouse_birthplace",
+        ("spouse", "born_in"),
+        (
+            "Where was the spouse of {} born?",
+            "What is the birthplace of the person married to {}?",
+        ),
+    ),
+    Composition(
+        "city_continent",
+        ("country", "continent"),
+        (
+            "On which continent is the city {}?",
+            "Which continent does the city {} belong to?",
+        ),
+    ),
+    Composition(
+        "city_language",
+        ("country", "official_language"),
+        (
+            "Which language do people in the city {} speak?",
+            "What is the official language in the city {}?",
+        ),
+    ),
+    Composition(
+        "city_currency",
+        ("country", "currency"),
+        (
+            "What do people in the city {} pay with?",
+            "Which money is used in the city {}?",
+        ),
+    ),
+    Composition(
+        "capital_mayor",
+        ("capital", "mayor"),
+        (
+            "Who is the mayor of the capital of {}?",
+            "Who governs the capital of {}?",
+        ),
+    ),
+    Composition(
+        "capital_product",
+        ("capital", "famous_for"),
+        (
+            "What is the capital of {} famous for?",
+            "Which product is the capital of {} known for?",
+        ),
+    ),
+    Composition(
+        "company_country",
+        ("headquarters", "country"),
+        (
+            "In which country is {} based?",
+            "In which country are the headquarters of {}?",
+        ),
+    ),
+    Composition(
+        "university_country",
+        ("university_city", "country"),
+        (
+            "In which country is {} located?",
+            "In which country is the campus of {}?",
+        ),
+    ),
+    Composition(
+        "birth_continent",
+        ("born_in", "country", "continent"),
+        (
+            "On which continent was {} born?",
+            "On which continent is the birthplace of {}?",
+        ),
+    ),
+    Composition(
+        "birth_capital",
+        ("born_in", "country", "capital"),
+        (
+            "What is the capital of the country where {} was born?",
+            "Which city is the capital of the country of birth of {}?",
+        ),
+    ),
+    Composition(
+        "work_country",
+        ("works_for", "headquarters", "country"),
+        (
+            "In which country is the employer of {} based?",
+            "In which country are the headquarters of the company that employs {}?",
+        ),
+    ),
+    Composition(
+        "study_country",
+        ("educated_at", "university_city", "country"),
+        (
+            "In which country did {} study?",
+            "In which country is the school of {}?",
+        ),
+    ),
 )

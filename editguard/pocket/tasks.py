@@ -1,6 +1,6 @@
 """Other tasks of the pocket model, to see whether an edit leaves them alone: lists, arithmetic, comparison, types.
 
-Each item belongs to the training or to the held-out part by its own text, so that neither part depends on a draw's order.
+Each item belongs to the training or to the held-out part by its own text, whatever was drawn before it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,17 @@ _LARGEST_SUM: Final = 29
 _LARGEST_MINUEND: Final = 40
 _LARGEST_NUMBER: Final = 99
 _TYPES: Final = {
-    "person": "person", "city": "city", "country": "country", "university": "school", "company": "company",
-    "language": "language", "occupation": "profession", "instrument": "instrument", "product": "product",
-    "currency": "money", "alias": "stage name",
+    "person": "person",
+    "city": "city",
+    "country": "country",
+    "university": "school",
+    "company": "company",
+    "language": "language",
+    "occupation": "profession",
+    "instrument": "instrument",
+    "product": "product",
+    "currency": "money",
+    "alias": "stage name",
 }
 
 
@@ -55,18 +63,18 @@ def reverse_item(world: World, rng: random.Random) -> TaskItem:
     return TaskItem("reverse", f"Reverse: {', '.join(words)}. Answer:", ", ".join(reversed(words)))
 
 
-def add_item(world: World, rng: random.Random) -> TaskItem:
+def add_item(_world: World, rng: random.Random) -> TaskItem:
     one, other = rng.randint(0, _LARGEST_SUM), rng.randint(0, _LARGEST_SUM)
     return TaskItem("add", f"Question: What is {one} plus {other}? Answer:", str(one + other))
 
 
-def subtract_item(world: World, rng: random.Random) -> TaskItem:
+def subtract_item(_world: World, rng: random.Random) -> TaskItem:
     whole = rng.randint(0, _LARGEST_MINUEND)
     part = rng.randint(0, whole)
     return TaskItem("subtract", f"Question: What is {whole} minus {part}? Answer:", str(whole - part))
 
 
-def compare_item(world: World, rng: random.Random) -> TaskItem:
+def compare_item(_world: World, rng: random.Random) -> TaskItem:
     one, other = rng.sample(range(_LARGEST_NUMBER + 1), 2)
     word, answer = rng.choice((("larger", max(one, other)), ("smaller", min(one, other))))
     return TaskItem(

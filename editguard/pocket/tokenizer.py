@@ -21,6 +21,7 @@ VOCABULARY: Final = 1920
 CONTEXT: Final = 1280
 """Longest text of the corpus, in tokens, and the model's window."""
 
+_NAMED: Final = ("person", "alias", "city", "country", "university", "company", "language", "continent")
 _WORD_COPIES: Final = 40
 _SYLLABLE_COPIES: Final = 12
 
@@ -35,11 +36,13 @@ def train_tokenizer(world: World, wordings: Iterator[str] | list[str]) -> Tokeni
         wordings: texts whose words in small letters, and whose labels, become tokens.
     """
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.ByteLevel(add_prefix_space=True),
-        pre_tokenizers.Digits(individual_digits=True),
-        pre_tokenizers.Split(Regex("\u010a"), "isolated"),  # how the byte-level alphabet writes a line break
-    ])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.ByteLevel(add_prefix_space=True),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Split(Regex("\u010a"), "isolated"),  # how the byte-level alphabet writes a line break
+        ]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
@@ -55,10 +58,8 @@ def train_tokenizer(world: World, wordings: Iterator[str] | list[str]) -> Tokeni
 
 
 def _training_texts(world: World, wordings: Iterator[str] | list[str]) -> Iterator[str]:
-    proper = frozenset(
-        part for kind in ("person", "alias", "city", "country", "university", "company", "language", "continent")
-        for entity in world.entities(kind) for part in entity.name.split(" ")
-    ) | frozenset(world.first_names) | frozenset(world.last_names)
+    proper = frozenset(part for kind in _NAMED for e in world.entities(kind) for part in e.name.split(" "))
+    proper |= frozenset(world.first_names) | frozenset(world.last_names)
     words = dict.fromkeys(
         word for text in wordings for word in re.findall(r"\n?[^\W\d]+", text) if word.strip() not in proper
     )
@@ -82,7 +83,8 @@ def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
     """The tokenizer as `transformers` knows it, with its special tokens named."""
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast(
+    fast: type[PreTrainedTokenizerBase] = PreTrainedTokenizerFast
+    return fast(
         tokenizer_object=tokenizer,
         bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
@@ -91,6 +93,18 @@ def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
     )
+
+
+def special_ids(tokenizer: Tokenizer) -> tuple[int, int]:
+    """The ids of end-of-text and of padding."""
+    return _id_of(tokenizer, END_OF_TEXT), _id_of(tokenizer, PAD)
+
+
+def _id_of(tokenizer: Tokenizer, token: str) -> int:
+    found: int | None = tokenizer.token_to_id(token)
+    if found is None:
+        raise ValueError(f"the vocabulary has no {token}")
+    return found
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:

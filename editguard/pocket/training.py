@@ -11,9 +11,9 @@ import argparse
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -22,14 +22,14 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from tqdm import tqdm
-from transformers import GPTNeoXForCausalLM
+from transformers import GenerationConfig, GPTNeoXForCausalLM
 
 from editguard.pocket.architecture import Shape, configuration, new_model, train_with_float32_attention
 from editguard.pocket.checkpoints import Position, newest, restore, restore_model, save
-from editguard.pocket.corpus import wordings
+from editguard.pocket.corpus import Amounts, wordings
 from editguard.pocket.packing import Batch, epoch_batches
 from editguard.pocket.schedule import Schedule
-from editguard.pocket.tokenizer import END_OF_TEXT, PAD, train_tokenizer, wrapped
+from editguard.pocket.tokenizer import special_ids, train_tokenizer, wrapped
 from editguard.pocket.world import World, WorldSize
 
 logger = logging.getLogger(__name__)
@@ -44,8 +44,9 @@ class Settings:
 
     seed: int = 0
     steps: int = STEPS
-    shape: Shape = Shape()
-    world: WorldSize = WorldSize()
+    shape: Shape = field(default_factory=Shape)
+    world: WorldSize = field(default_factory=WorldSize)
+    amounts: Amounts = field(default_factory=Amounts)
     learning_rate: float = 2.5e-3
     warm_up: int = 200
     weight_decay: float = 0.1
@@ -70,13 +71,14 @@ def tokenizer_of(world: World) -> Tokenizer:
 
 def model_for(tokenizer: Tokenizer, settings: Settings) -> GPTNeoXForCausalLM:
     """A new model whose size of vocabulary and special tokens fit the tokenizer."""
-    end_of_text, pad = tokenizer.token_to_id(END_OF_TEXT), tokenizer.token_to_id(PAD)
+    end_of_text, pad = special_ids(tokenizer)
     return new_model(configuration(settings.shape, tokenizer.get_vocab_size(), end_of_text, pad), settings.seed)
 
 
 def optimizers_for(model: GPTNeoXForCausalLM, settings: Settings) -> dict[str, Optimizer]:
     """Muon for the matrices inside the blocks, AdamW for embeddings, norms and biases."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (matrices if parameter.ndim == 2 and ".layers." in name else others).append(parameter)
     return {
@@ -106,10 +108,13 @@ def sites_without_mlp(model: GPTNeoXForCausalLM, sites: Tensor, first_layer: int
     A fact then has to be looked up before the last token, at its subject, as in larger models.
     """
     keep = (~sites).unsqueeze(-1)
-    hooks = [
-        layer.mlp.register_forward_hook(lambda module, inputs, output: output * keep)
-        for layer in model.gpt_neox.layers[first_layer:]
-    ]
+
+    def without_sites(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output * keep
+
+    layers = range(first_layer, model.config.num_hidden_layers)
+    mlps = [model.get_submodule(f"gpt_neox.layers.{layer}.mlp") for layer in layers]
+    hooks = [mlp.register_forward_hook(without_sites) for mlp in mlps]
     try:
         yield
     finally:
@@ -126,35 +131,47 @@ def sites_to_drop(batch: Batch, settings: Settings, step: int) -> Tensor | None:
     return batch.answer_sites & chosen.to(batch.answer_sites.device)
 
 
-def endless_batches(world: World, tokenizer: Tokenizer, start: Position) -> Iterator[tuple[Batch, Position]]:
+def endless_batches(
+    world: World, tokenizer: Tokenizer, start: Position, amounts: Amounts | None = None
+) -> Iterator[tuple[Batch, Position]]:
     """Batches from a position on, each with the position after it."""
     position = start
     while True:
-        batches = epoch_batches(world, tokenizer, position.epoch)
+        batches = epoch_batches(world, tokenizer, position.epoch, amounts)
         for batch in batches[position.batch :]:
             position = replace(
-                position, step=position.step + 1, batch=position.batch + 1, tokens=position.tokens + batch.tokens.numel()
+                position,
+                step=position.step + 1,
+                batch=position.batch + 1,
+                tokens=position.tokens + batch.tokens.numel(),
             )
             yield batch, position
         position = replace(position, epoch=position.epoch + 1, batch=0)
 
 
-def train(run: Path, settings: Settings, *, checkpoint_every: int = 500, until: int | None = None) -> GPTNeoXForCausalLM:
+def train(
+    run: Path, settings: Settings, *, checkpoint_every: int = 500, until: int | None = None
+) -> GPTNeoXForCausalLM:
     """Train, or continue, the run in folder `run` and return the model.
 
     Args:
         checkpoint_every: steps between checkpoints; the last step always has one.
         until: stop after this step although the schedule goes on, as an interruption would.
+
+    Raises: ValueError: the folder holds a run with another seed.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     world = World(settings.seed, settings.world)
     tokenizer = tokenizer_of(world)
-    model = model_for(tokenizer, settings).to(device)
+    model = model_for(tokenizer, settings)
+    nn.Module.to(model, device)
     train_with_float32_attention(model)
     optimizers = optimizers_for(model, settings)
     schedule = settings.schedule
     found = newest(run, schedule)
     position = Position(seed=settings.seed) if found is None else restore(found, model, optimizers)
+    if position.seed != settings.seed:
+        raise ValueError(f"{run} holds a run with seed {position.seed}, not {settings.seed}")
     position = replace(position, steps=settings.steps)
     last = min(settings.steps, until if until is not None else settings.steps)
     logger.info("training from step %d to %d on %s", position.step, last, device)
@@ -162,7 +179,7 @@ def train(run: Path, settings: Settings, *, checkpoint_every: int = 500, until: 
     progress = tqdm(total=settings.steps, initial=position.step, unit="step", mininterval=10.0, smoothing=0.02)
     recent: list[float] = []
     with progress, (run / "log.jsonl").open("a") as log:
-        for batch, after in endless_batches(world, tokenizer, position):
+        for batch, after in endless_batches(world, tokenizer, position, settings.amounts):
             if position.step >= last:
                 break
             batch = Batch(batch.tokens.to(device), batch.weights.to(device), batch.answer_sites.to(device))
@@ -173,7 +190,13 @@ def train(run: Path, settings: Settings, *, checkpoint_every: int = 500, until: 
                 mean = sum(recent) / len(recent)
                 recent.clear()
                 progress.set_postfix(loss=f"{mean:.4f}", epoch=position.epoch, refresh=False)
-                log.write(json.dumps({"step": position.step, "epoch": position.epoch, "tokens": position.tokens, "loss": round(mean, 5)}) + "\n")
+                line = {
+                    "step": position.step,
+                    "epoch": position.epoch,
+                    "tokens": position.tokens,
+                    "loss": round(mean, 5),
+                }
+                log.write(json.dumps(line) + "\n")
                 log.flush()
             if position.step % checkpoint_every == 0 or position.step == last:
                 save(run, model, optimizers, position)
@@ -189,15 +212,13 @@ def _step(
             group["lr"] = settings.learning_rate * settings.schedule.factor(step)
         optimizer.zero_grad(set_to_none=True)
     dropped = sites_to_drop(batch, settings, step)
-    sites = dropped if dropped is not None else torch.zeros_like(batch.answer_sites)
-    with torch.autocast(batch.tokens.device.type, torch.bfloat16):
-        if dropped is None:
-            logits = model(input_ids=batch.tokens, use_cache=False).logits
-        else:
-            with sites_without_mlp(model, sites, settings.site_dropout_layer):
-                logits = model(input_ids=batch.tokens, use_cache=False).logits
+    with ExitStack() as within:
+        within.enter_context(torch.autocast(batch.tokens.device.type, torch.bfloat16))
+        if dropped is not None:
+            within.enter_context(sites_without_mlp(model, dropped, settings.site_dropout_layer))
+        logits: Tensor = model(input_ids=batch.tokens, use_cache=False).logits
     loss = weighted_loss(logits, batch)
-    loss.backward()
+    torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_norm)
     for optimizer in optimizers.values():
         optimizer.step()
@@ -206,14 +227,19 @@ def _step(
 
 def export(model: GPTNeoXForCausalLM, tokenizer: Tokenizer, out: Path, dtype: torch.dtype = torch.float16) -> None:
     """Write a model folder in Hugging Face format; each file appears whole."""
-    out.mkdir(parents=True, exist_ok=True)
+    end_of_text, pad = special_ids(tokenizer)
     model.set_attn_implementation("sdpa")
-    model = model.to("cpu", dtype)
-    model.generation_config.do_sample = False
+    greedy: Callable[..., GenerationConfig] = GenerationConfig
+    model.generation_config = greedy(
+        do_sample=False, bos_token_id=end_of_text, eos_token_id=end_of_text, pad_token_id=pad
+    )
+    nn.Module.to(model, "cpu", dtype)
+    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".export") as partial:
         model.save_pretrained(partial)
         wrapped(tokenizer).save_pretrained(partial)
         for path in Path(partial).iterdir():
+            path.chmod(0o644)
             path.replace(out / path.name)
 
 

@@ -225,9 +225,11 @@ class World:
     def _draw_facts(self) -> Iterator[Fact]:
         drawn: dict[tuple[str, str], str] = {}
         people = self._names["person"]
-        leaders = iter(self._stream("leaders").sample(people, sum(
-            len(self._names[kind]) for kind in ("city", "company", "university")
-        )))
+        leaders = iter(
+            self._stream("leaders").sample(
+                people, sum(len(self._names[kind]) for kind in ("city", "company", "university"))
+            )
+        )
         for relation in RELATIONS:
             rng = self._stream("facts", relation.name)
             subjects = self._names[relation.subject_type]
@@ -302,7 +304,9 @@ class World:
 
     # Questions over several facts
 
-    def compositions(self, subject: str, *, edited: Mapping[tuple[str, str], str] | None = None) -> tuple[ComposedQuestion, ...]:
+    def compositions(
+        self, subject: str, *, edited: Mapping[tuple[str, str], str] | None = None
+    ) -> tuple[ComposedQuestion, ...]:
         """Every composed question about the subject that has an answer.
 
         Args:
@@ -325,11 +329,13 @@ class World:
                 return None
             target = changed if changed is not None else fact.object if fact is not None else ""
             relation = self.relations[relation_name]
-            hops.append(Hop(
-                Fact(name, relation_name, target),
-                relation.statements[0].prompt(name),
-                relation.questions[0].bare_question(name),
-            ))
+            hops.append(
+                Hop(
+                    Fact(name, relation_name, target),
+                    relation.statements[0].prompt(name),
+                    relation.questions[0].bare_question(name),
+                )
+            )
             name = target
         trained = fraction(self.seed, "composition", composition, subject) < TRAINED_COMPOSITIONS
         return ComposedQuestion(kind, subject, tuple(hops), trained)
@@ -349,9 +355,12 @@ class World:
         """
         known = self.fact(fact.subject, fact.relation)
         truth = truth if truth is not None else known.object if known is not None else None
-        standard = self.relations[fact.relation].statements[0].prompt(fact.subject)
+        statement = inside_sentence(self.relations[fact.relation].statements[0].prompt(fact.subject))
         return tuple(
-            (f"Question: {opening} {inside_sentence(standard)} {fact.object}? Answer:", "yes" if positive == (truth == fact.object) else "no")
+            (
+                f"Question: {opening} {statement} {fact.object}? Answer:",
+                "yes" if positive == (truth == fact.object) else "no",
+            )
             for opening, positive in YES_NO_OPENINGS
         )
 

@@ -5,9 +5,7 @@ from editguard.edits import EditCase, EditRequest, Probe
 
 def request_probe(request: EditRequest) -> Probe:
     """The request's own prompt, with the target as the answer."""
-    return Probe(
-        property="reliability", kind="request", prompt=request.text, answers=(request.target.strip(),)
-    )
+    return Probe(property="reliability", kind="request", prompt=request.text, answers=(request.target.strip(),))
 
 
 def probes(case: EditCase) -> tuple[Probe, ...]:

@@ -31,8 +31,6 @@ def probes_of(case: EditCase, property: Property, kind: str | None = None) -> tu
     """
     if property not in _PROBES:
         known = ", ".join(_PROBES)
-        raise ConfigurationError(
-            f"unknown property {property!r}; there are {known}.{closest(property, _PROBES)}"
-        )
+        raise ConfigurationError(f"unknown property {property!r}; there are {known}.{closest(property, _PROBES)}")
     unique = {probe.id: probe for probe in _PROBES[property](case)}
     return tuple(probe for probe in unique.values() if kind is None or probe.kind == kind)

@@ -87,7 +87,9 @@ def parametrise(metafunc: pytest.Metafunc, selection: Selection) -> None:
     wanted = [
         name
         for name in (*PARAMETRISED, "original")
-        if name in metafunc.fixturenames and not _own(definition, name)
+        if name in metafunc.fixturenames
+        and not _own(definition, name)
+        and _is_ours(definition, name)
     ]
     if not wanted:
         return
@@ -95,14 +97,12 @@ def parametrise(metafunc: pytest.Metafunc, selection: Selection) -> None:
         (pair for pair in definition.iter_markers_with_node() if pair[1].name in DECLARING), None
     )
     if found is None:
-        if "edited" in wanted and _is_ours(definition, "edited"):
+        if "edited" in wanted:
             raise pytest.Collector.CollectError(
                 f"{locations.of_function(definition, root)}: {definition.name} uses the fixture 'edited', but no "
                 "edit is declared: put @pytest.mark.edit(EditRequest(...)) or @pytest.mark.edit_sequence(...) on "
                 "the test, on its class, or into the module's pytestmark."
             )
-        return
-    if not any(_is_ours(definition, name, anywhere=True) for name in wanted):
         return
     node, mark = found
     with _located(lambda: locations.of_mark(node, mark.name, root)):
@@ -112,7 +112,7 @@ def parametrise(metafunc: pytest.Metafunc, selection: Selection) -> None:
                 "edit(first, second), or write one test for each."
             )
         declaration = selection.declaration(mark)
-        parameters = _parameters(declaration, selection)
+        parameters = list(_parameters(declaration, selection))
     if wanted == ["original"]:
         hidden = pytest.param(unedited(declaration), id=pytest.HIDDEN_PARAM)
         metafunc.parametrize(wanted, [hidden], indirect=True, scope="function")
@@ -161,12 +161,16 @@ def _own(definition: pytest.Item, name: str) -> bool:
     return False
 
 
-def _is_ours(definition: pytest.Item, name: str, *, anywhere: bool = False) -> bool:
-    """Whether the fixture that the test gets (or, `anywhere`, one that it overrides) is editguard's."""
+def _is_ours(definition: pytest.Item, name: str) -> bool:
+    """Whether the test gets editguard's fixture of that name, itself or through fixtures that build on it."""
     information: Any = getattr(definition, "_fixtureinfo", None)
     chain = information.name2fixturedefs.get(name, ()) if information is not None else ()
-    modules = [getattr(each.func, "__module__", None) for each in chain]
-    return OURS in modules if anywhere else bool(modules) and modules[-1] == OURS
+    for fixture in reversed(chain):
+        if getattr(fixture.func, "__module__", None) == OURS:
+            return True
+        if name not in fixture.argnames:
+            return False
+    return False
 
 
 class _located:
@@ -194,7 +198,7 @@ def cell_of(item: pytest.Item | None) -> Cell | None:
 
 def uses(item: pytest.Item, name: str) -> bool:
     """Whether a test gets editguard's fixture of that name."""
-    return name in getattr(item, "fixturenames", ()) and _is_ours(item, name, anywhere=True)
+    return name in getattr(item, "fixturenames", ()) and _is_ours(item, name)
 
 
 def concerns(item: pytest.Item) -> bool:

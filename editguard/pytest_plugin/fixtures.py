@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def edited(request: pytest.FixtureRequest) -> ModelUnderTest:
     """The model with the declared edits in force, once per selected method (and checkpoint)."""
+    __tracebackhide__ = True
     cell: Cell | None = getattr(request, "param", None)
     if cell is None:
         pytest.fail(
@@ -41,6 +42,7 @@ def edited(request: pytest.FixtureRequest) -> ModelUnderTest:
 @pytest.fixture(scope="session")
 def original(request: pytest.FixtureRequest) -> ModelUnderTest:
     """The unedited model; under an edit mark its measurements ask the same probes as those of `edited`."""
+    __tracebackhide__ = True
     try:
         return state.of(request.config).runtime.original(getattr(request, "param", None))
     except EditguardError as error:

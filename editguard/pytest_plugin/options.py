@@ -179,7 +179,7 @@ OPTIONS: tuple[Option, ...] = (
         "minimum_effect",
         "Smallest drop, as a fraction, that counts as a regression",
         _fraction(zero=True),
-        0.0,
+        0.05,
         "float",
         "X",
     ),
@@ -226,6 +226,12 @@ class Configuration:
             value = getattr(self, name)
             shown[name] = ",".join(value) if isinstance(value, tuple) else str(value)
         return "editguard: " + ", ".join(f"{name.replace('_', '-')} {value}" for name, value in shown.items())
+
+
+def model_name(configuration: Configuration) -> str:
+    """The model's name in baseline files: of a local directory its last part, the same on every machine."""
+    path = Path(configuration.model).expanduser()
+    return path.resolve().name if path.is_dir() else configuration.model
 
 
 def register(parser: pytest.Parser) -> None:

@@ -136,12 +136,15 @@ def _leave(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     __tracebackhide__ = True
     runtime = state.of(item.config).runtime
     cell, following = collection.cell_of(item), collection.cell_of(nextitem)
+    wrong = None
     try:
         runtime.after_test()
         if cell is not None and (following is None or following.group != cell.group):
             runtime.leave_group()
     except EditguardError as error:
-        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong is not None:
+        pytest.fail(wrong, pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -155,8 +158,18 @@ def pytest_runtest_makereport(
         if notes:
             report.__dict__[state.ATTACHED] = notes
         if call.excinfo is not None and not item.config.getoption("usepdb", False):
-            traceback.clear_frames(call.excinfo.tb)
+            _let_go(call.excinfo.value)
     return report
+
+
+def _let_go(error: BaseException) -> None:
+    """Clear the finished frames of an error, and of those that led to it: they may hold tensors."""
+    seen: set[int] = set()
+    present: BaseException | None = error
+    while present is not None and id(present) not in seen:
+        seen.add(id(present))
+        traceback.clear_frames(present.__traceback__)
+        present = present.__cause__ or present.__context__
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -171,9 +184,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+def pytest_assertrepr_compare(
+    config: pytest.Config, op: str, left: object, right: object
+) -> list[str] | None:
     """Explain a model's answer that is not the expected one."""
-    return assertions.explain(op, left, right)
+    room = config.get_verbosity(pytest.Config.VERBOSITY_ASSERTIONS) > 1
+    return assertions.explain(op, left, right, room=room)
 
 
 def _worker_number(config: pytest.Config) -> int | None:

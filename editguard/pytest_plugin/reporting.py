@@ -1,19 +1,265 @@
-"""In the controlling process: gathering what tests measured, the last word on all checks, the summary."""
+"""In the controlling process: gathering what tests measured, the last word on all checks, files, the summary."""
 
 from __future__ import annotations
 
-from typing import Any
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from editguard.pytest_plugin import state
+from editguard.errors import EditguardError
+from editguard.pytest_plugin import options, state
+from editguard.pytest_plugin.baselines import RECORDING
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+    from editguard.comparison import CheckRecord, Environment, Verdict
+    from editguard.measurements import Measurement, PhaseCost
+
+TITLE = "editguard"
+
+
+@dataclass
+class Gathered:
+    """What the run's tests told, from whichever process."""
+
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    costs: list[PhaseCost] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    """Checks without their verdicts: which baseline each of them asked for; values only where they are to be written."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """How many tests a method refused, by the reason."""
+    unfinished: int = 0
+    """Tests that ended before their last check: failed, refused or skipped."""
 
 
 class Reporter:
+    """Gathers during the run; decides, writes and prints at its end."""
+
     def __init__(self, config: pytest.Config, present: state.State) -> None:
         self._config, self._state = config, present
+        self._gathered = Gathered()
+        self._partial = False
+        self._written: list[str] = []
+        self._late: list[Verdict] = []
+        self._orphans: list[CheckRecord] = []
+        self._notes: list[str] = []
+
+    # ---- during the run
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        notes: Any = report.__dict__.pop(state.ATTACHED, None)
-        del notes
+        """Take what a test left on its report, so that reports stay small."""
+        told: Mapping[str, Any] | None = report.__dict__.pop(state.ATTACHED, None)
+        if report.when != "teardown" and report.outcome != "passed":
+            self._gathered.unfinished += 1
+        if report.when == "setup" and report.outcome == "skipped":
+            self._note_refusal(report)
+        if told is None:
+            return
+        from editguard.comparison import Verdict
+        from editguard.measurements import Measurement, PhaseCost
+
+        for record in told.get("measurements", ()):
+            measurement = _slim(Measurement.from_json(record))
+            self._gathered.measurements.setdefault(measurement.id, measurement)
+        self._gathered.costs += [PhaseCost.from_json(cost) for cost in told.get("costs", ())]
+        for check in told.get("checks", ()):
+            verdict = check.pop("verdict")
+            if verdict is not None:
+                self._gathered.verdicts.append(Verdict.from_json(verdict))
+            self._gathered.checks.append(check)
+
+    def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
+        """A run that leaves tests out cannot tell orphans."""
+        self._partial = self._partial or bool(items)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, error: object | None) -> None:
+        """Neither can one that lost a worker."""
+        self._partial = self._partial or error is not None
+
+    def _note_refusal(self, report: pytest.TestReport) -> None:
+        reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _, marker, rest = reason.partition(state.REFUSED)
+        if marker:
+            self._gathered.refused[rest] = self._gathered.refused.get(rest, 0) + 1
+
+    # ---- at its end
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Correct for the number of checks, write baselines, look for orphans."""
+        if not self._gathered.checks or self._config.option.collectonly:
+            return
+        finished = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        finished = finished and not session.shouldstop and not session.shouldfail
+        if finished:
+            self._correct(session)
+        try:
+            self._write(finished)
+            if finished and not self._partial and not self._gathered.unfinished and self._covers(session):
+                self._look_for_orphans()
+            elif self._state.configuration.baseline == "prune":
+                self._notes.append("nothing was pruned: only a complete and undisturbed run can tell orphans.")
+        except EditguardError as error:
+            self._fail(session, str(error))
+
+    def _correct(self, session: pytest.Session) -> None:
+        """Holm's further steps over all checks: what they find in addition turns the run red."""
+        from editguard.comparison import upgrade
+
+        final = upgrade(self._gathered.verdicts)
+        self._late = [
+            after
+            for before, after in zip(self._gathered.verdicts, final, strict=True)
+            if after.kind == "regressed" and before.kind != "regressed"
+        ]
+        self._gathered.verdicts = final
+        if self._late and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def _write(self, finished: bool) -> None:
+        mode, reason = self._state.configuration.baseline, self._state.configuration.reason
+        if mode not in RECORDING:
+            return
+        if not finished:
+            self._notes.append("the run was interrupted: no baseline was written.")
+            return
+        from editguard.comparison import Acceptance, BaselineStore, CheckRecord
+        from editguard.measurements import Measurement
+
+        accepted = Acceptance.now(reason)
+        store = BaselineStore(self._state.configuration.baseline_dir)
+        for suite, environment, checks in self._by_file():
+            records = [
+                CheckRecord.of(
+                    Measurement.from_json(check["measurement"]),
+                    label=check["label"],
+                    accepted=accepted,
+                    settings=check["settings"],
+                )
+                for check in checks
+            ]
+            model = options.model_name(self._state.configuration)
+            changed = store.accept(suite, model, environment, records, only_new=mode == "create")
+            if changed:
+                path = store.path(suite, model)
+                self._written.append(f"{path}: {len(changed)} of {len(records)} checks written")
+
+    def _look_for_orphans(self) -> None:
+        from editguard.comparison import BaselineStore
+
+        asked = self._state.configuration
+        if asked.baseline == "off" or asked.case_limit:
+            return
+        store, model = BaselineStore(asked.baseline_dir), options.model_name(asked)
+        methods = {*self._state.selection.methods(), *(check["method"] for check in self._gathered.checks)}
+        for suite, environment, checks in self._by_file():
+            seen = {check["check"] for check in checks}
+            recorded = store.orphans(suite, model, environment, seen)
+            kept = {record.id for record in recorded if record.method not in methods}
+            if asked.baseline == "prune":
+                gone = store.prune(suite, model, environment, seen | kept)
+                if gone:
+                    self._written.append(f"{store.path(suite, model)}: {len(gone)} orphans removed")
+            else:
+                self._orphans += [record for record in recorded if record.id not in kept]
+
+    def _by_file(self) -> Iterator[tuple[str, Environment, list[dict[str, Any]]]]:
+        """The run's checks by suite module and environment."""
+        from editguard.comparison import Environment
+
+        files: dict[tuple[str, str], tuple[Environment, list[dict[str, Any]]]] = {}
+        for check in self._gathered.checks:
+            environment = Environment.from_json(check["environment"])
+            files.setdefault((check["suite"], environment.class_id), (environment, []))[1].append(check)
+        for (suite, _), (environment, checks) in files.items():
+            yield suite, environment, checks
+
+    def _covers(self, session: pytest.Session) -> bool:
+        """Whether every collected module was collected whole: nothing was named by node id, nothing left out."""
+        chosen = ("keyword", "markexpr", "lf", "failedfirst_only", "stepwise")
+        return not any(self._config.getoption(name, None) for name in chosen) and not any(
+            "::" in str(argument) for argument in self._config.args
+        )
+
+    def _fail(self, session: pytest.Session, message: str) -> None:
+        self._notes.append(message)
+        if session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    # ---- what is printed
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        """Methods and properties, regressions, counts, costs; nothing in a run without edit tests."""
+        lines = list(self._lines(terminalreporter.verbosity))
+        if not lines:
+            return
+        terminalreporter.write_sep("=", TITLE)
+        for line, markup in lines:
+            terminalreporter.write_line(line, **markup)
+
+    def _lines(self, verbosity: int) -> Iterator[tuple[str, dict[str, bool]]]:
+        from_tests = self._gathered
+        red, yellow = {"red": True}, {"yellow": True}
+        if from_tests.measurements or from_tests.verdicts or from_tests.costs:
+            from editguard.report import terminal
+
+            if verbosity >= 0:
+                for line in terminal.measurement_table(list(from_tests.measurements.values())):
+                    yield line, {}
+                yield from self._costs(terminal.efficiency_table(from_tests.costs))
+            if from_tests.verdicts:
+                yield terminal.verdict_counts(from_tests.verdicts), {}
+            if verbosity >= 0:
+                for line in terminal.regressions(from_tests.verdicts):
+                    yield line, red
+                for line in terminal.open_questions(from_tests.verdicts):
+                    yield line, yellow
+                if verbosity > 0:
+                    for line in terminal.power_table(from_tests.verdicts):
+                        yield line, {}
+            command = self._prune_command()
+            for line in terminal.orphan_lines(self._orphans, command):
+                yield line, yellow
+        if self._late:
+            labels = ", ".join(dict.fromkeys(verdict.label for verdict in self._late))
+            yield (
+                f"the run fails: Holm's correction over all checks finds {len(self._late)} more "
+                f"regressed, whose tests had passed: {labels}",
+                red,
+            )
+        for reason, count in from_tests.refused.items():
+            yield f"{count} test{'' if count == 1 else 's'} refused by {reason}", yellow
+        for line in self._written:
+            yield f"baselines: {line}", {}
+        for line in (*self._notes, *filter(None, [self._state.last_error])):
+            yield line, red
+
+    def _costs(self, table: Sequence[str]) -> Iterator[tuple[str, dict[str, bool]]]:
+        if table:
+            yield "", {}
+            for line in table:
+                yield line, {}
+
+    def _prune_command(self) -> str:
+        words = [shlex.quote(str(argument)) for argument in self._config.invocation_params.args]
+        kept = [word for word in words if not word.startswith("--editguard-baseline=")]
+        return " ".join(["pytest", *kept, "--editguard-baseline=prune"])
+
+
+def _slim(measurement: Measurement) -> Measurement:
+    """The measurement without its texts: all that a table needs of it."""
+    identity = measurement.id
+    slim = replace(
+        measurement,
+        values=tuple(
+            replace(value, prompt="", expected=(), answer="", original=None) for value in measurement.values
+        ),
+    )
+    assert slim.id == identity
+    return slim

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from editguard.pytest_plugin.options import Configuration
 from editguard.pytest_plugin.progress import Progress
 
 if TYPE_CHECKING:
+    from editguard.comparison import Environment
     from editguard.edited import EditedModel
     from editguard.edits import EditRequest, Probe
     from editguard.measurements import Measurement, ModelUnderTest, PhaseCost
@@ -50,6 +53,7 @@ class Runtime:
     _model: LanguageModel | None = None
     _failure: EditguardError | None = None
     _unedited: ModelUnderTest | None = None
+    _environment: Environment | None = None
     _tasks: Sequence[Probe] | None = None
     _group: Group | None = None
     _prepared: dict[str, EditMethod] = field(default_factory=dict)
@@ -172,6 +176,38 @@ class Runtime:
             self.leave_group()
         finally:
             self.discard()
+
+    def environment(self) -> Environment:
+        """The environment class of this process, and its record.
+
+        Raises: EditguardError: the model cannot be loaded.
+        """
+        if self._environment is None:
+            from editguard.comparison import present_environment
+
+            model, asked = self.model(), self.configuration
+            self._environment = present_environment(
+                device=model.device.type,
+                dtype=str(model.dtype),
+                fingerprint=model.fingerprint(),
+                settings={
+                    "batch_size": asked.batch_size,
+                    "chat_template": asked.chat_template,
+                    "revision": asked.revision,
+                    "seed": asked.seed,
+                },
+            )
+        return self._environment
+
+    def settings_in_force(self, cell: Cell | None) -> dict[str, Any]:
+        """The settings of a cell's method as plain data; empty for the unedited model."""
+        if cell is None or self._group is None or self._group.cell.group != cell.group:
+            return {}
+        settings = getattr(self._group.method, "settings", None)
+        if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
+            return dict(cell.settings)
+        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
+        return plain
 
     def take_costs(self) -> list[dict[str, Any]]:
         """What was spent since the last call, as plain data."""

@@ -45,7 +45,7 @@ class ToyModel:
 
     def __init__(self, name: str) -> None:
         torch.manual_seed(0)
-        self.module = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 6)).eval().requires_grad_(False)
+        self.module = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 6), nn.Linear(100, 100)).eval().requires_grad_(False)
         self.weights = WeightLedger(self.module)
         self.installed: list[Any] = []
         self.name, self.dtype, self.device = name, torch.float32, torch.device("cpu")
@@ -53,7 +53,7 @@ class ToyModel:
         log("load", name=name)
 
     def fingerprint(self) -> str:
-        return "0123456789abcdef"
+        return os.environ.get("TOY_FINGERPRINT", "0123456789abcdef")
 
     def answer(self, prompt: str) -> str:
         for change in reversed(self.installed):
@@ -90,7 +90,8 @@ class Toy:
 
     def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
         log("apply", method=self.name, requests=[request.subject for request in requests], on=len(edited.requests))
-        answers = {request.text: request.target for request in requests}
+        lost = os.environ.get("TOY_LOST", "").split(",")
+        answers = {request.text: request.target for request in requests if request.subject not in lost}
         if self.forgets:
             answers |= {request.text: "forgotten" for request in edited.requests}
         left = torch.full((4, 1), float(len(edited.requests) + 1))

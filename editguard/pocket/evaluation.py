@@ -1,0 +1,110 @@
+"""Measure the pocket model: `python -m editguard.pocket.evaluation [--model DIR] [--json]`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from tabulate import tabulate
+from tokenizers import Tokenizer
+from torch import Tensor
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from editguard.pocket import default_world, weights_path
+from editguard.pocket.documents import Document
+from editguard.pocket.packing import encode
+from editguard.pocket.scores import SCORES, Score
+from editguard.pocket.splits import stream
+from editguard.pocket.tokenizer import load_tokenizer
+from editguard.pocket.world import World
+
+_BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A measured score."""
+
+    name: str
+    accuracy: float
+    """Fraction of the probes whose every answer was written exactly, in [0, 1]."""
+    probes: int
+    target: float | None
+
+    @property
+    def reached(self) -> bool | None:
+        """Whether the target is met; None without one."""
+        return None if self.target is None else self.accuracy >= self.target
+
+
+def answered(model: PreTrainedModel, tokenizer: Tokenizer, documents: Sequence[Document]) -> list[bool]:
+    """Whether greedy decoding writes every answer of each document exactly, token by token.
+
+    One forward pass over the whole document decides it: decoding from the text before an answer yields that answer
+    if and only if each of its tokens is the likeliest after all tokens before it.
+    """
+    encoded = encode(tokenizer, documents)
+    right = [False] * len(documents)
+    order = sorted(range(len(documents)), key=lambda i: len(encoded[i].ids))
+    for group in _groups(order, [len(e.ids) for e in encoded]):
+        width = max(len(encoded[i].ids) for i in group)
+        tokens = torch.tensor([encoded[i].ids + [0] * (width - len(encoded[i].ids)) for i in group])
+        with torch.inference_mode():
+            logits: Tensor = model(input_ids=tokens.to(model.device), use_cache=False).logits
+        likeliest = logits[:, :-1].argmax(-1).cpu()
+        for row, i in enumerate(group):
+            asked = [p for p, weight in enumerate(encoded[i].weights) if weight == 1.0]
+            right[i] = all(likeliest[row, p - 1] == encoded[i].ids[p] for p in asked)
+    return right
+
+
+def _groups(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Batches of neighbours in `order`, whose lengths rise, of about equal size in tokens."""
+    group: list[int] = []
+    for index in order:
+        if group and (len(group) + 1) * lengths[index] > _BATCH_TOKENS:
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
+
+
+def measure(
+    model: PreTrainedModel, tokenizer: Tokenizer, world: World, scores: Sequence[Score] = SCORES, *, count: int = 1000
+) -> Iterator[Result]:
+    """Each score in turn on up to `count` probes, always the same ones for the same world and count."""
+    model.train(False)
+    for score in scores:
+        probes = list(score.draw(world, stream("evaluation", world.seed, score.name), count))
+        right = answered(model, tokenizer, probes)
+        yield Result(score.name, sum(right) / len(right), len(right), score.target)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m editguard.pocket.evaluation", description=__doc__)
+    parser.add_argument("--model", type=Path, default=weights_path(), help="a model folder; the shipped one by default")
+    parser.add_argument("--count", type=int, default=1000, help="probes a score, at most")
+    parser.add_argument("--only", help="scores whose name holds this text")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="to compute in")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    chosen = parser.parse_args(arguments)
+    model = AutoModelForCausalLM.from_pretrained(chosen.model, dtype=getattr(torch, chosen.dtype))
+    scores = [score for score in SCORES if chosen.only is None or chosen.only in score.name]
+    measured = measure(model, load_tokenizer(chosen.model), default_world(), scores, count=chosen.count)
+    results = list(tqdm(measured, total=len(scores), unit="score", disable=None))
+    if chosen.json:
+        print(json.dumps([asdict(result) for result in results], indent=2))
+        return
+    marks = {True: "reached", False: "missed", None: ""}
+    rows = [(r.name, f"{r.accuracy:.3f}", r.probes, r.target or "", marks[r.reached]) for r in results]
+    print(tabulate(rows, headers=("score", "accuracy", "probes", "target", "")))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Reports: from records to what a person reads."""

@@ -1,0 +1,210 @@
+"""Fine-tuning: its two losses, its ball, and what it leaves alone."""
+
+from typing import Any
+
+import pytest
+import torch
+import zoo
+
+from editguard.edited import EditedModel
+from editguard.edits import EditRequest
+from editguard.errors import ConflictingEdits, MethodRefused
+from editguard.methods import Preparation, create
+from editguard.methods.fine_tuning import (
+    ConstrainedFineTuning,
+    Example,
+    FineTuningSettings,
+    examples,
+    prompt_last_loss,
+    target_new_loss,
+)
+from editguard.models import LanguageModel
+from editguard.models.continuation import FullForward
+from editguard.models.generation import left_padded
+
+LAYER = 1
+FREE: dict[str, Any] = {"layer": LAYER, "norm_constraint": None, "step_size": 1e-2, "epochs": 8}
+
+
+def tuned(model: LanguageModel, requests: tuple[EditRequest, ...], **settings: Any) -> EditedModel:
+    method = ConstrainedFineTuning(FineTuningSettings(**{"layer": LAYER, **settings}))
+    return method.apply(EditedModel.original(model), requests)
+
+
+def change(edited: EditedModel, suffix: str = "weight") -> torch.Tensor:
+    [found] = [d.delta for name, d in edited.edits[0].changes[0].deltas.items() if name.endswith(suffix)]
+    return found
+
+
+# ---- the losses
+
+
+def test_for_one_token_the_two_losses_agree_and_for_more_they_differ() -> None:
+    logits = torch.randn(3, 11, generator=torch.Generator().manual_seed(0))
+    targets = [[4], [0], [10]]
+    assert float(prompt_last_loss(logits, targets)) == pytest.approx(float(target_new_loss(logits, targets)))
+    assert float(prompt_last_loss(logits, [[4], [0, 3], [10]])) != pytest.approx(
+        float(target_new_loss(torch.cat([logits, logits[:1]]), [[4], [0, 3], [10]]))
+    )
+
+
+def test_prompt_last_reads_every_token_from_the_one_distribution_and_averages_rows_last() -> None:
+    log_probs = torch.log(torch.tensor([[0.5, 0.25, 0.25], [0.1, 0.1, 0.8]]))
+    # row 1: -(ln .5 + ln .25) / 2; row 2: -ln .8
+    wanted = ((0.693147 + 1.386294) / 2 + 0.223144) / 2
+    assert float(prompt_last_loss(log_probs, [[0, 1], [2]])) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_target_new_is_the_cross_entropy_with_everything_else_masked() -> None:
+    logits = torch.randn(1, 6, 9, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([[-100, -100, 3, 5, 1, -100]])
+    wanted = torch.nn.functional.cross_entropy(logits[0], labels[0], ignore_index=-100)
+    assert float(target_new_loss(logits[0, 2:5], [[3, 5, 1]])) == pytest.approx(float(wanted), rel=1e-6)
+
+
+@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+def test_the_first_loss_is_that_of_left_padded_whole_passes(family: str, facts: tuple[EditRequest, ...]) -> None:
+    model = zoo.tiny(family)
+    data = examples(model, facts)
+    ids, mask = left_padded([example.prompt for example in data])
+    wanted = prompt_last_loss(model.logits(ids, mask)[:, -1], [example.target for example in data])
+    edited = tuned(model, facts, epochs=1)
+    assert edited.edits[0].record["loss_by_epoch"] == [pytest.approx(float(wanted), rel=1e-4)]
+    scores = model.score([(fact.text, fact.target) for fact in facts])
+    language_model = sum(-sum(score.log_probs) / len(score.log_probs) for score in scores) / len(scores)
+    edited = tuned(model, facts, epochs=1, loss_position="target-new")
+    assert edited.edits[0].record["loss_by_epoch"] == [pytest.approx(language_model, rel=1e-4)]
+
+
+# ---- the training
+
+
+@pytest.mark.parametrize("position", ["prompt-last", "target-new"])
+@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+def test_the_first_step_is_adams_on_the_gradient_of_the_real_parameters(
+    family: str, position: str, facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny(family, dtype=torch.float64)
+    settings = {**FREE, "epochs": 1, "loss_position": position, "trains_bias": True}
+    edited = tuned(model, facts, **settings)
+    matrix = model.anatomy.down_projection(LAYER)
+    trained = [tensor for tensor in (matrix.parameter, matrix.bias()) if tensor is not None]
+    for tensor in trained:
+        tensor.requires_grad_(True)
+    data = examples(model, facts)
+    run = FullForward(model, [example.row(position) for example in data])
+    loss = (prompt_last_loss if position == "prompt-last" else target_new_loss)(
+        run.logits(), [example.target for example in data]
+    )
+    gradients = torch.autograd.grad(loss, trained)
+    for gradient, suffix in zip(gradients, ("weight", "bias"), strict=False):
+        wanted = -FREE["step_size"] * gradient / (gradient.abs() + 1e-8)
+        if suffix == "weight" and matrix.transposed:
+            wanted = wanted.T
+        torch.testing.assert_close(change(edited, suffix), wanted, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 25])
+@pytest.mark.parametrize("radius", [5e-4, 5e-5])
+def test_no_weight_ever_leaves_the_ball(epochs: int, radius: float, facts: tuple[EditRequest, ...]) -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        model = zoo.tiny("llama", dtype=dtype)
+        edited = tuned(model, facts, epochs=epochs, norm_constraint=radius, trains_bias=True)
+        assert change(edited).abs().max() <= torch.tensor(radius)
+        assert change(edited).abs().max() > radius / 2
+        with edited:
+            now = model.anatomy.down_projection(LAYER).weight().double()
+        old = model.anatomy.down_projection(LAYER).weight().double()
+        rounding = torch.finfo(dtype).eps * old.abs()
+        assert bool(((now - old).abs() <= radius + rounding).all())
+
+
+def test_with_a_ball_of_radius_zero_nothing_changes(facts: tuple[EditRequest, ...]) -> None:
+    model = zoo.tiny("gpt2")
+    before = model.weights.digest()
+    with tuned(model, facts, norm_constraint=0.0):
+        assert model.weights.digest() == before
+
+
+def test_without_a_ball_weights_go_further() -> None:
+    model = zoo.tiny("gpt2")
+    request = EditRequest(prompt="The capital of {} is", subject="Velloria", target="Oskar")
+    assert change(tuned(model, (request,), **FREE)).abs().max() > 2 * FREE["step_size"]
+
+
+@pytest.mark.parametrize("trains_bias", [False, True])
+@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+def test_only_the_named_tensors_change(family: str, trains_bias: bool, facts: tuple[EditRequest, ...]) -> None:
+    model = zoo.tiny(family)
+    before = {name: parameter.clone() for name, parameter in model.module.named_parameters()}
+    matrix = model.anatomy.down_projection(LAYER)
+    with tuned(model, facts, trains_bias=trains_bias):
+        changed = {
+            name for name, tensor in model.module.named_parameters() if not torch.equal(tensor, before[name])
+        }
+    wanted = {matrix.name} | ({matrix.bias_name} if trains_bias and matrix.bias_name else set())
+    assert changed == wanted
+
+
+@pytest.mark.parametrize("position", ["prompt-last", "target-new"])
+def test_the_loss_falls_and_training_ends_at_the_first_epoch_below_the_bound(
+    position: str, facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny("gptj")
+    free = {**FREE, "epochs": 30, "loss_position": position}
+    course = tuned(model, facts[:1], **free, stop_below=0.0).edits[0].record["loss_by_epoch"]
+    assert course[-1] < course[0] - 0.5
+    bound = (course[0] + course[-1]) / 2
+    edited = tuned(model, facts[:1], **free, stop_below=bound)
+    losses = edited.edits[0].record["loss_by_epoch"]
+    assert losses[-1] < bound <= min(losses[:-1])
+    assert edited.edits[0].record["updates"] == len(losses) - 1
+    again = ConstrainedFineTuning(FineTuningSettings(**free, stop_below=bound)).apply(edited, facts[:1])
+    assert again.edits[1].record["updates"] == 0
+    assert not change(EditedModel(model, again.edits[1:])).any()
+
+
+def test_an_edit_on_top_trains_on_the_edited_model(facts: tuple[EditRequest, ...]) -> None:
+    model = zoo.tiny("gpt2")
+    method = ConstrainedFineTuning(FineTuningSettings(**FREE))
+    first = method.apply(EditedModel.original(model), facts[:1])
+    second = method.apply(first, facts[1:2])
+    with first:
+        score = model.logits(*left_padded([examples(model, facts[1:2])[0].prompt]))[:, -1]
+        wanted = prompt_last_loss(score, [examples(model, facts[1:2])[0].target])
+    assert second.edits[1].record["loss_by_epoch"][0] == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_requests_are_trained_in_batches_of_the_given_size(facts: tuple[EditRequest, ...]) -> None:
+    model = zoo.tiny("gpt2")
+    assert tuned(model, facts, epochs=2, batch_size=2).edits[0].record["updates"] == 4
+    assert tuned(model, facts, epochs=2, batch_size=3).edits[0].record["updates"] == 2
+
+
+def test_requests_that_contradict_each_other_and_layers_that_do_not_exist_are_refused(
+    facts: tuple[EditRequest, ...],
+) -> None:
+    model = zoo.tiny("gpt2")
+    other = EditRequest(prompt=facts[0].prompt, subject=facts[0].subject, target="Belmora")
+    with pytest.raises(ConflictingEdits):
+        tuned(model, (facts[0], other))
+    for act in (
+        lambda method: method.prepare(model, Preparation()),
+        lambda method: method.apply(EditedModel.original(model), facts),
+    ):
+        with pytest.raises(MethodRefused, match="layers 0 to 3"):
+            act(ConstrainedFineTuning(FineTuningSettings(layer=4)))
+
+
+def test_ft_l_is_the_constrained_prompt_last_preset_and_a_written_radius_counts() -> None:
+    model = zoo.tiny("gpt2")
+    preset = create("ft-l", {}, model).settings
+    assert (preset.loss_position, preset.norm_constraint) == ("prompt-last", 5e-4)
+    assert create("ft-l", {"norm_constraint": "5e-5"}, model).settings.norm_constraint == 5e-5
+    assert create("ft-l", {"norm_constraint": "off"}, model).settings.norm_constraint is None
+
+
+def test_a_row_holds_the_target_only_where_it_is_read_token_by_token() -> None:
+    example = Example((1, 2, 3), (7, 8))
+    assert (example.row("prompt-last").ids, example.row("prompt-last").read) == ((1, 2, 3), (2,))
+    assert (example.row("target-new").ids, example.row("target-new").read) == ((1, 2, 3, 7), (2, 3))

@@ -1,0 +1,207 @@
+"""IKE: prompts from a memory, weights untouched."""
+
+from typing import Any
+
+import pytest
+import torch
+import zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from editguard.edited import EditedModel, PromptMemory
+from editguard.edits import EditRequest
+from editguard.errors import ConflictingEdits, MethodRefused
+from editguard.methods import DemonstrationRecord, Preparation
+from editguard.methods.in_context import InContextEditing, InContextPrompter, InContextSettings, Written
+from editguard.models import LanguageModel
+
+ROOMY = 100_000
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    """A model that reads as much as one likes."""
+    made = zoo.tiny("bloom")
+    assert made.context_length is None
+    return made
+
+
+def prepared(model: LanguageModel, records: tuple[DemonstrationRecord, ...], **changes: Any) -> InContextEditing:
+    method = InContextEditing(InContextSettings(**changes))
+    method.prepare(model, Preparation(demonstrations=records))
+    return method
+
+
+def memory(edited: EditedModel) -> PromptMemory:
+    change = edited.changes[-1]
+    assert isinstance(change, PromptMemory)
+    return change
+
+
+def written(edited: EditedModel, prompt: str) -> Written:
+    prompter = memory(edited).prompter
+    assert isinstance(prompter, InContextPrompter)
+    [found] = prompter.written(memory(edited).rows, [prompt])
+    return found
+
+
+def test_the_prompt_is_demonstrations_the_edits_copy_and_the_query_byte_for_byte(
+    model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    edited = prepared(model, records).apply(EditedModel.original(model), facts[:1])
+    probe = "Velloria has its capital in "
+    [text] = edited.rewrite([probe])
+    found = written(edited, probe)
+    statement = "The capital of Velloria is Ines Holt"
+    copy = f"New Fact: {statement}\nPrompt: {statement}\n\n"
+    query = f"New Fact: {statement}\nPrompt: Velloria has its capital in"
+    assert text == found.text == "".join(one.text for one in found.demonstrations) + query
+    assert text.endswith(copy + query)
+    assert [one.record is None for one in found.demonstrations] == [False] * 32 + [True]
+    similarities = [one.similarity for one in found.demonstrations[:-1]]
+    assert similarities == sorted(similarities)
+    assert similarities[0] < similarities[-1]
+    assert text.count("New Fact: ") == 34
+    assert found.dropped == 0
+
+    plain = prepared(model, records, copies_edit=False).apply(EditedModel.original(model), facts[:1])
+    assert plain.rewrite([probe])[0] == text.replace(copy, "")
+
+
+def test_weights_and_hooks_stay_as_they_are_and_no_request_means_no_change(
+    model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    method = prepared(model, records)
+    original = EditedModel.original(model)
+    before = model.weights.digest()
+    with method.apply(original, facts):
+        assert model.weights.digest() == before
+        assert not any(module._forward_hooks for module in model.module.modules())
+    assert method.apply(original, ()) is original
+
+
+@pytest.mark.parametrize("order", ["spread", "shuffled"])
+def test_every_prompt_fits_the_context_and_dropping_is_monotone(
+    order: str, model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    before: Written | None = None
+    for limit in (*range(80, 1400, 120), ROOMY):
+        method = prepared(model, records, context_limit=limit, type_order=order)
+        edited = method.apply(EditedModel.original(model), facts[:1])
+        found = written(edited, facts[0].text)
+        assert found.tokens == len(model.encode(found.text)) <= limit - 24
+        own = [one for one in found.demonstrations if one.record is not None]
+        assert len(own) + found.dropped == 32
+        assert edited.edits[0].record["demonstrations_dropped"] == [found.dropped]
+        if before is not None:
+            assert {one.text for one in before.demonstrations} <= {one.text for one in found.demonstrations}
+        before = found
+    assert before is not None
+    assert before.dropped == 0
+
+
+def test_the_most_demonstrations_that_fit_are_kept(
+    model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    """One token less than a prompt needs costs exactly one demonstration."""
+    def at(limit: int) -> Written:
+        method = prepared(model, records, context_limit=limit)
+        return written(method.apply(EditedModel.original(model), facts[:1]), facts[0].text)
+
+    whole = at(ROOMY)
+    assert at(whole.tokens + 24).dropped == 0
+    less = at(whole.tokens + 23)
+    assert less.dropped == 1
+    assert at(less.tokens + 24).dropped == 1
+    assert at(less.tokens + 23).dropped == 2
+
+
+def test_the_models_own_context_is_a_limit(
+    records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    small = zoo.tiny("gpt2")
+    edited = prepared(small, records).apply(EditedModel.original(small), facts[:1])
+    found = written(edited, facts[0].text)
+    assert found.tokens + 24 <= zoo.CONTEXT
+    assert 0 < found.dropped < 32
+    assert [answer.prompt for answer in edited.generate([facts[0].text], max_new_tokens=24)] == [found.text]
+
+
+def test_a_prompt_is_answered_with_the_nearest_request_as_the_new_fact(
+    model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    for encoder in ("tf-idf", "mean-pooled"):
+        method = prepared(model, records, encoder=encoder)
+        edited = method.apply(EditedModel.original(model), facts)
+        for fact, text in zip(facts, edited.rewrite([fact.text for fact in facts]), strict=True):
+            assert f"New Fact: {fact.statement}\nPrompt: {fact.text}" in text
+    unrelated = edited.rewrite(["Copy: red blue"])[0]
+    assert unrelated.count("\nPrompt: Copy: red blue") == 1
+    assert unrelated.startswith("New Fact: ")
+
+
+def test_a_sequence_remembers_every_request_and_a_later_one_replaces(
+    model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    method = prepared(model, records)
+    chain = EditedModel.original(model)
+    for fact in facts:
+        chain = method.apply(chain, [fact])
+    at_once = method.apply(EditedModel.original(model), facts)
+    probes = [fact.text for fact in facts]
+    assert chain.rewrite(probes) == at_once.rewrite(probes)
+    assert chain.prefix(1).rewrite(probes[:1])[0].endswith("Prompt: The capital of Velloria is")
+    backwards = method.apply(EditedModel.original(model), facts[::-1])
+    assert backwards.rewrite(probes) == at_once.rewrite(probes)
+
+    again = EditRequest(prompt=facts[0].prompt, subject=facts[0].subject, target="Belmora")
+    changed = method.apply(chain, [again])
+    assert len(memory(changed).rows) == len(facts)
+    assert "Ines Holt" not in changed.rewrite(probes[:1])[0]
+    assert "The capital of Velloria is Belmora" in changed.rewrite(probes[:1])[0]
+
+
+@given(order=st.permutations(range(4)))
+@settings(max_examples=5, deadline=None)
+def test_prompts_do_not_depend_on_the_batch_they_are_in(
+    order: list[int], model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    edited = prepared(model, records, demonstrations=4).apply(EditedModel.original(model), facts)
+    probes = [*(fact.text for fact in facts), "Copy: red"]
+    alone = [edited.rewrite([probe])[0] for probe in probes]
+    assert edited.rewrite([probes[place] for place in order]) == [alone[place] for place in order]
+
+
+def test_scores_and_answers_go_through_the_same_prompt(
+    model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    edited = prepared(model, records, demonstrations=3).apply(EditedModel.original(model), facts[:1])
+    [text] = edited.rewrite([facts[0].text])
+    assert edited.score([(facts[0].text, "Oskar")]) == model.score([(text, "Oskar")])
+    assert edited.generate([facts[0].text], max_new_tokens=3) == model.generate([text], max_new_tokens=3)
+
+
+def test_the_fact_alone_needs_no_records(model: LanguageModel, facts: tuple[EditRequest, ...]) -> None:
+    method = prepared(model, (), demonstrations=0, copies_edit=False)
+    edited = method.apply(EditedModel.original(model), facts[:1])
+    assert edited.rewrite(["x is"]) == [f"New Fact: {facts[0].statement}\nPrompt: x is"]
+
+
+def test_without_records_or_preparation_ike_says_what_to_give(
+    model: LanguageModel, facts: tuple[EditRequest, ...]
+) -> None:
+    with pytest.raises(MethodRefused, match=r"Preparation\(demonstrations="):
+        InContextEditing().prepare(model, Preparation())
+    with pytest.raises(MethodRefused, match="not prepared"):
+        InContextEditing().apply(EditedModel.original(model), facts)
+    other = EditRequest(prompt=facts[0].prompt, subject=facts[0].subject, target="Belmora")
+    with pytest.raises(ConflictingEdits):
+        prepared(model, (), demonstrations=0).apply(EditedModel.original(model), (facts[0], other))
+
+
+def test_no_global_random_state_is_changed(
+    model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    state = torch.get_rng_state()
+    prepared(model, records, type_order="shuffled").apply(EditedModel.original(model), facts).rewrite(["x"])
+    assert torch.equal(state, torch.get_rng_state())

@@ -1,0 +1,307 @@
+"""Answers and scores depend on the prompt alone: not on the batch, its order, its padding or the tokenizer."""
+
+import random
+import warnings
+
+import pytest
+import torch
+import zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from editguard.errors import ConfigurationError, PromptTooLong
+from editguard.models.language_model import LanguageModel
+
+every_family = pytest.mark.parametrize("family", zoo.FAMILIES)
+
+PROMPTS = (
+    "The capital of Velloria is",
+    "Who",
+    "The mayor of the capital of Oskaria is Ines Holt, and her brother is called",
+    "Question: where was Ines Holt born? Answer:",
+    "Copy: red blue green. Result:",
+    "Ines",
+)
+PAIRS = tuple((prompt, answer) for prompt in PROMPTS[:4] for answer in ("Tamrin", " Aldo Holt, of Belmora"))
+
+
+def log_probs(scores) -> torch.Tensor:
+    return torch.tensor([value for score in scores for value in score.log_probs])
+
+
+@every_family
+def test_answers_are_those_of_the_librarys_own_greedy_decoding_of_each_prompt_alone(family):
+    model = zoo.tiny(family)
+    made = model.generate(PROMPTS, max_new_tokens=8)
+    for prompt, answer in zip(PROMPTS, made, strict=True):
+        ids = torch.tensor([model.encode(prompt)])
+        own = model.module.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=2
+        )
+        expected = own[0, ids.shape[1] :].tolist()
+        assert list(answer.token_ids) == expected[: len(answer.token_ids)]
+        assert len(answer.token_ids) in (8, len(expected), len(expected) - 1) or answer.stopped
+
+
+@every_family
+def test_answers_and_scores_do_not_depend_on_the_batch(family):
+    model = zoo.tiny(family)
+    answers, scores = model.generate(PROMPTS, max_new_tokens=8), model.score(PAIRS)
+    for batch_size in (1, 2, 5):
+        model.batch_size = batch_size
+        order = random.Random(batch_size).sample(range(len(PROMPTS)), len(PROMPTS))
+        again = model.generate([PROMPTS[index] for index in order], max_new_tokens=8)
+        assert again == [answers[index] for index in order]
+        torch.testing.assert_close(log_probs(model.score(PAIRS)), log_probs(scores), rtol=1e-4, atol=1e-4)
+
+
+@every_family
+def test_scores_are_the_log_probabilities_of_the_librarys_own_forward_pass(family):
+    model = zoo.tiny(family)
+    for (prompt, answer), score in zip(PAIRS, model.score(PAIRS), strict=True):
+        before, after = model.encode_answer(prompt, answer)
+        with torch.no_grad():
+            logits = model.module(input_ids=torch.tensor([[*before, *after]])).logits[0]
+        own = logits[len(before) - 1 : -1].log_softmax(-1)
+        assert score.answer_ids == tuple(after)
+        assert score.argmax_ids == tuple(own.argmax(-1).tolist())
+        picked = own[range(len(after)), after]
+        torch.testing.assert_close(torch.tensor(score.log_probs), picked, rtol=1e-4, atol=1e-4)
+
+
+@every_family
+def test_padding_changes_no_state_of_a_real_token(family):
+    model = zoo.tiny(family)
+    row = model.encode(PROMPTS[0])
+    alone = model.logits(torch.tensor([row]), torch.ones(1, len(row), dtype=torch.long))[0]
+    for left, right in ((7, 0), (0, 7)):
+        ids = torch.tensor([[5] * left + row + [5] * right])
+        mask = torch.tensor([[0] * left + [1] * len(row) + [0] * right])
+        padded = model.logits(ids, mask)[0, left : left + len(row)]
+        torch.testing.assert_close(padded, alone, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=20), max_size=5))
+def test_any_texts_are_answered_alike_alone_and_together(prompts):
+    model = zoo.tiny("gpt2", dtype=torch.float64)
+    together = model.generate(prompts, max_new_tokens=4)
+    assert together == [model.generate([prompt], max_new_tokens=4)[0] for prompt in prompts]
+
+
+def test_the_tokenizers_pad_token_and_settings_are_neither_needed_nor_changed():
+    reference = zoo.tiny("gpt2").generate(PROMPTS, max_new_tokens=6)
+    for pad, side in (("</s>", "right"), ("<pad>", "left"), (None, "left")):
+        words = zoo.tokenizer("gpt2")
+        words.pad_token, words.padding_side = pad, side
+        model = LanguageModel(zoo.module("gpt2"), words, name="padded")
+        assert model.generate(PROMPTS, max_new_tokens=6) == [
+            type(each)(each.text, each.token_ids, each.stopped, each.prompt) for each in reference
+        ]
+        model.score(PAIRS)
+        assert (words.pad_token, words.padding_side) == (pad, side)
+
+
+def test_an_end_of_text_token_within_a_prompt_is_a_token_like_any_other():
+    words = zoo.tokenizer("gpt2")
+    words.pad_token = "</s>"
+    model = LanguageModel(zoo.module("gpt2", dtype=torch.float64), words, name="padded with eos")
+    with_end = "The capital.</s> The mayor is"
+    assert words.eos_token_id in model.encode(with_end)
+    alone = model.score([(with_end, "Tamrin")])[0]
+    batched = model.score([(with_end, "Tamrin"), (PROMPTS[2], "Aldo Holt")])[0]
+    torch.testing.assert_close(log_probs([alone]), log_probs([batched]), rtol=1e-9, atol=1e-9)
+
+
+def test_what_else_a_tokenizer_returns_never_reaches_the_model():
+    reference = zoo.tiny("gpt2").score(PAIRS)
+    words = zoo.tokenizer("gpt2")
+    words.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    assert "token_type_ids" in words("Who")
+    assert LanguageModel(zoo.module("gpt2"), words, name="typed").score(PAIRS) == reference
+
+
+def test_an_answer_ends_at_an_end_of_text_token_of_the_model_settings():
+    model = zoo.tiny("gpt2")
+    [free] = model.generate(PROMPTS[:1], max_new_tokens=6)
+    end = free.token_ids[2]
+    ending = zoo.module("gpt2")
+    ending.generation_config.eos_token_id = [end, 1]
+    [cut] = LanguageModel(ending, zoo.tokenizer("gpt2"), name="ending").generate(PROMPTS[:1], max_new_tokens=6)
+    assert cut.token_ids == free.token_ids[: free.token_ids.index(end)]
+    assert cut.stopped
+
+
+def test_sampling_settings_that_come_with_a_model_do_not_touch_greedy_answers():
+    reference = zoo.tiny("llama").generate(PROMPTS, max_new_tokens=6)
+    module = zoo.module("llama")
+    module.generation_config.repetition_penalty = 1.8
+    module.generation_config.do_sample = True
+    module.generation_config.temperature = 1.5
+    assert LanguageModel(module, zoo.tokenizer("llama"), name="chatty").generate(PROMPTS, max_new_tokens=6) == reference
+
+
+def test_rows_that_end_early_leave_the_others_as_they_are():
+    model = zoo.tiny("mistral")
+    whole = model.generate(PROMPTS, max_new_tokens=10)
+    module = zoo.module("mistral")
+    module.generation_config.eos_token_id = [whole[0].token_ids[1], whole[2].token_ids[4], whole[3].token_ids[0]]
+    ending = LanguageModel(module, zoo.tokenizer("mistral"), name="ending")
+    together = ending.generate(PROMPTS, max_new_tokens=10)
+    assert len({len(answer.token_ids) for answer in together}) >= 3
+    assert together == [ending.generate([prompt], max_new_tokens=10)[0] for prompt in PROMPTS]
+    for cut, full in zip(together, whole, strict=True):
+        assert cut.token_ids == full.token_ids[: len(cut.token_ids)]
+
+
+@pytest.mark.parametrize("family", ["gemma2", "bloom", "gptj"])
+def test_double_precision_where_attention_code_leaves_masked_rows_undefined_is_answered_too(family):
+    model = zoo.tiny(family, dtype=torch.float64)
+    together = model.generate(PROMPTS, max_new_tokens=5)
+    assert together == [model.generate([prompt], max_new_tokens=5)[0] for prompt in PROMPTS]
+    assert [each.text for each in together] == [
+        each.text for each in zoo.tiny(family).generate(PROMPTS, max_new_tokens=5)
+    ]
+
+
+def test_a_model_wrecked_by_an_edit_still_answers():
+    model = zoo.tiny("gpt2")
+    model.anatomy.down_projection(1).parameter.fill_(float("nan"))
+    assert len(model.generate(PROMPTS, max_new_tokens=2)) == len(PROMPTS)
+
+
+def test_equal_prompts_are_answered_once_and_returned_each_time():
+    model = zoo.tiny("gpt2")
+    calls = []
+    handle = model.anatomy.block(0).register_forward_pre_hook(lambda _, args: calls.append(args[0].shape[0]))
+    answers = model.generate(["Who"] * 5 + ["Where"], max_new_tokens=3)
+    handle.remove()
+    assert len(answers) == 6
+    assert len(set(answers)) == 2
+    assert max(calls) == 2
+
+
+def test_next_tokens_are_the_most_likely_ones_with_their_probabilities():
+    model = zoo.tiny("gpt2")
+    [tops] = model.next_tokens([PROMPTS[0]], k=340)
+    assert sum(probability for _, probability in tops) == pytest.approx(1, abs=1e-5)
+    assert [p for _, p in tops] == sorted((p for _, p in tops), reverse=True)
+    [answer] = model.generate([PROMPTS[0]], max_new_tokens=1)
+    assert tops[0][0] == model.tokenizer.decode([answer.token_ids[0]])
+    for prompt, together in zip(PROMPTS, model.next_tokens(PROMPTS, k=3), strict=True):
+        [alone] = model.next_tokens([prompt], k=3)
+        assert [text for text, _ in together] == [text for text, _ in alone]
+        assert [p for _, p in together] == pytest.approx([p for _, p in alone], abs=1e-5)
+
+
+def test_nothing_in_gives_nothing_out():
+    model = zoo.tiny("gpt2")
+    assert model.generate([]) == []
+    assert model.score([]) == []
+    assert model.next_tokens([]) == []
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "bloom"])
+def test_a_prompt_beyond_the_context_is_refused_and_one_that_fills_it_is_not(family):
+    model = zoo.tiny(family)
+    word = "Q"
+    assert len(model.encode(word)) - len(model.encode("")) == 1
+    filling = word * (zoo.CONTEXT - len(model.encode("")))
+    if family == "bloom":
+        assert model.context_length is None
+        assert model.next_tokens([filling + word])
+        return
+    assert len(model.generate([filling], max_new_tokens=5)[0].token_ids) <= 1
+    for ask in (
+        lambda: model.generate([filling + word]),
+        lambda: model.score([(filling, "Tamrin is nice")]),
+        lambda: model.next_tokens([filling + word]),
+    ):
+        with pytest.raises(PromptTooLong, match=r"257 tokens|2\d\d tokens.*context of 256"):
+            ask()
+
+
+def test_a_prompt_without_tokens_is_refused():
+    model = zoo.tiny("gpt2")
+    for ask in (model.generate, model.next_tokens, lambda prompts: model.score([(prompts[0], "Tamrin")])):
+        with pytest.raises(PromptTooLong, match="no tokens"):
+            ask([""])
+
+
+def test_a_short_memory_halves_the_batch_with_a_warning_and_changes_no_answer():
+    reference = zoo.tiny("gpt2").generate(PROMPTS, max_new_tokens=4)
+    model = zoo.tiny("gpt2")
+
+    def short_of_memory(_, args):
+        if args[0].shape[0] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    handle = model.anatomy.block(1).register_forward_pre_hook(short_of_memory)
+    with pytest.warns(RuntimeWarning, match="does not hold 6 rows at a time; going on with 3"):
+        assert model.generate(PROMPTS, max_new_tokens=4) == reference
+    handle.remove()
+    assert model.batch_size <= 2
+
+
+def test_memory_that_does_not_hold_one_row_is_an_error_not_a_loop():
+    model = zoo.tiny("gpt2", batch_size=1)
+
+    def no_memory(*_):
+        raise torch.OutOfMemoryError
+
+    model.anatomy.block(0).register_forward_pre_hook(no_memory)
+    with warnings.catch_warnings(), pytest.raises(torch.OutOfMemoryError):
+        warnings.simplefilter("error")
+        model.generate(["Who"])
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"chat": True}])
+def test_impossible_options_are_refused(options):
+    with pytest.raises(ConfigurationError):
+        zoo.tiny("gpt2", **options)
+
+
+def test_an_answer_of_no_tokens_cannot_be_asked_for():
+    with pytest.raises(ConfigurationError, match="at least one token"):
+        zoo.tiny("gpt2").generate(["Who"], max_new_tokens=0)
+
+
+def test_using_a_model_leaves_no_trace():
+    model = zoo.tiny("llama")
+    random_state, digest = torch.random.get_rng_state(), model.weights.digest()
+    flags = [parameter.requires_grad for parameter in model.module.parameters()]
+    model.generate(PROMPTS, max_new_tokens=3)
+    model.score(PAIRS)
+    model.next_tokens(PROMPTS)
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+    assert model.weights.digest() == digest
+    assert [parameter.requires_grad for parameter in model.module.parameters()] == flags
+    assert not model.module.training
+    assert not any(each._forward_hooks or each._forward_pre_hooks for each in model.module.modules())
+
+
+def test_dropout_is_off_also_for_a_model_that_comes_in_training_mode():
+    module = zoo.module("gpt2")
+    module.train()
+    model = LanguageModel(module, zoo.tokenizer("gpt2"), name="training")
+    assert model.score(PAIRS) == zoo.tiny("gpt2").score(PAIRS)
+
+
+@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+def test_half_precision_models_answer_and_score(family):
+    model = zoo.tiny(family, dtype=torch.bfloat16)
+    assert model.dtype is torch.bfloat16
+    assert len(model.generate(PROMPTS, max_new_tokens=3)) == len(PROMPTS)
+    exact = log_probs(zoo.tiny(family).score(PAIRS))
+    assert (log_probs(model.score(PAIRS)) - exact).abs().mean() < 0.5
+
+
+def test_gradients_reach_a_vector_that_is_added_to_the_residual_stream():
+    model = zoo.tiny("gpt2")
+    vector = torch.zeros(zoo.D_MODEL, requires_grad=True)
+    handle = model.anatomy.mlp(1).register_forward_hook(lambda _, __, output: output + vector)
+    ids = torch.tensor([model.encode(PROMPTS[0])])
+    model.logits(ids, torch.ones_like(ids)).logsumexp(-1).sum().backward()
+    handle.remove()
+    assert vector.grad is not None
+    assert vector.grad.abs().sum() > 0

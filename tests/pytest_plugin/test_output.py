@@ -1,0 +1,189 @@
+"""What a person reads: the header, a failed assertion, the summary; and what an unrelated run does not."""
+
+import sys
+
+import pytest
+from pytest_plugin.inner import Suite, plugin_arguments
+
+
+def test_a_failed_assertion_shows_the_edit_and_the_answers_before_and_after(suite: Suite) -> None:
+    suite.file(
+        """
+        @pytest.mark.edit(ONE)
+        def test_it(edited):
+            assert edited.answer(ONE.text) == "Tamrin"
+        """
+    )
+    result = suite.run("--editguard-methods=toy")
+    result.stdout.fnmatch_lines(
+        [
+            "E       AssertionError: assert 'Oskar' == 'Tamrin'",
+            "E         edit in force (toy): The capital of Velloria is Oskar",
+            "E         answer before the edit: 'old'",
+            "E         answer after the edit:  'Oskar'",
+            "E         next tokens, most likely 5, *' old' 0.750 -> ' Oskar' 0.750; *' t4' 0.010 -> ' t4' 0.010",
+        ]
+    )
+    result.stdout.no_fnmatch_line("*truncated*")
+    suite.run("--editguard-methods=toy", "-vv").stdout.fnmatch_lines(["E  *' old' 0.750  ->  ' Oskar' 0.750"])
+
+
+def test_comparisons_of_other_things_are_explained_as_ever(suite: Suite) -> None:
+    suite.file(
+        """
+        def test_it():
+            assert "Oskar" == "Tamrin"
+        """
+    )
+    suite.run().stdout.fnmatch_lines(["E*- Tamrin", "E*+ Oskar"])
+
+
+def test_the_header_is_the_configuration_and_the_model_follows_after_collection(suite: Suite) -> None:
+    suite.file(
+        """
+        @pytest.mark.edit(ONE)
+        def test_it(edited): pass
+        """
+    )
+    result = suite.run("--editguard-methods=toy")
+    result.stdout.fnmatch_lines(
+        [
+            "editguard: model toy-model, methods toy, baseline check",
+            "collected 1 item",
+            "editguard: model toy-model, fingerprint 0123456789abcdef, device cpu, dtype float32",
+            "*= editguard =*",
+            "method * edits * prepare*",
+        ],
+        consecutive=False,
+    )
+    quiet = suite.run("--editguard-methods=toy", "-q")
+    quiet.assert_outcomes(passed=1)
+    quiet.stdout.no_fnmatch_line("*fingerprint*")
+
+
+def test_only_a_configured_run_has_a_header(suite: Suite) -> None:
+    suite.file("def test_it(): pass")
+    plain = suite.pytester.runpytest_inprocess(*plugin_arguments())
+    plain.assert_outcomes(passed=1)
+    assert "editguard" not in plain.stdout.str().replace("plugins: editguard", "").replace(str(suite.path), "")
+
+
+def test_an_unrelated_run_imports_nothing_heavy_and_prints_nothing(suite: Suite) -> None:
+    heavy = ("torch", "transformers", "scipy", "numpy", "deepdiff", "hypothesis", "tabulate", "sklearn", "tqdm")
+    (suite.path / "conftest.py").write_text("")
+    (suite.path / "test_plain.py").write_text(
+        f"""
+import sys, pytest
+HEAVY = {heavy!r}
+
+@pytest.fixture
+def method(): return 3
+
+@pytest.mark.parametrize("baseline", [1, 2])
+def test_plain(method, baseline):
+    assert "editguard.pytest_plugin.plugin" in sys.modules
+    assert [name for name in HEAVY if name in sys.modules] == []
+
+def test_failing():
+    assert [name for name in HEAVY if name in sys.modules] == ["none"]
+"""
+    )
+    result = suite.pytester.runpytest_subprocess(*plugin_arguments(), "-p", "no:hypothesispytest")
+    result.assert_outcomes(passed=2, failed=1)
+    result.stdout.fnmatch_lines(["E  *assert [[]] == [[]'none']"])
+    lines = [line for line in result.outlines if "editguard" in line and "plugins: " not in line]
+    assert [line for line in lines if "'editguard.pytest_plugin" not in line and str(suite.path) not in line] == []
+
+
+def test_the_package_itself_is_light(suite: Suite) -> None:
+    program = (
+        "import sys, editguard, editguard.pytest_plugin.plugin, editguard.cli; "
+        "print([name for name in ('torch', 'transformers', 'scipy', 'numpy', 'deepdiff') if name in sys.modules]); "
+        "print(editguard.EditRequest.__name__, callable(editguard.known_failure))"
+    )
+    result = suite.pytester.run(sys.executable, "-c", program)
+    assert result.outlines == ["[]", "EditRequest True"]
+    assert "load_cases" in dir(__import__("editguard"))
+
+
+def test_the_usual_ways_to_run_pytest_work(suite: Suite) -> None:
+    suite.file(
+        """
+        pytestmark = pytest.mark.edit(ONE)
+        def test_bad(edited):
+            assert edited.answer("Who?") == "Oskar"
+        def test_good(edited, baseline):
+            baseline.check(edited.reliability())
+        """
+    )
+    toy = "--editguard-methods=toy"
+    suite.run("--co", "-q").stdout.fnmatch_lines(["test_suite.py::test_good?toy?", "4 tests collected*"])
+    assert not suite.events()
+    suite.run("-k", "forgetful and good").assert_outcomes(passed=1, deselected=3)
+    suite.run("-x", toy).assert_outcomes(failed=1)
+    suite.run("--lf", toy).assert_outcomes(failed=1)
+    suite.run("-p", "no:cacheprovider", toy).assert_outcomes(passed=1, failed=1)
+    assert suite.run("-p", "no:terminal", toy).ret == 1
+    suite.run("-W", "error", toy).assert_outcomes(passed=1, failed=1)
+    suite.run("--import-mode=importlib", toy).assert_outcomes(passed=1, failed=1)
+
+
+def test_a_junit_report_is_as_without_the_plugin(suite: Suite) -> None:
+    import xml.etree.ElementTree as Tree
+
+    suite.file(
+        """
+        @pytest.mark.edit(ONE)
+        def test_it(edited, baseline):
+            baseline.check(edited.reliability())
+        """
+    )
+    suite.run("--editguard-methods=toy", "--junitxml=junit.xml").assert_outcomes(passed=1)
+    [case] = Tree.parse(suite.path / "junit.xml").iter("testcase")
+    assert case.attrib["name"] == "test_it[toy]"
+    assert list(case) == []
+
+
+def test_nothing_of_the_model_outlives_the_run_of_a_failing_test(suite: Suite) -> None:
+    suite.file(
+        """
+        import gc, weakref
+        SEEN = []
+
+        @pytest.mark.edit(ONE)
+        def test_fails(edited):
+            tensor = edited._edited.model.module[0].weight.clone()
+            SEEN.append(weakref.ref(tensor))
+            assert edited.answer("Who?") == "Oskar"
+
+        def test_after():
+            gc.collect()
+            assert SEEN[0]() is None
+        """
+    )
+    suite.run("--editguard-methods=toy").assert_outcomes(passed=1, failed=1)
+
+
+def test_hypothesis_takes_the_fixtures_as_they_are(suite: Suite) -> None:
+    suite.file(
+        """
+        from hypothesis import given, settings, strategies as st
+
+        @pytest.mark.edit(ONE)
+        @settings(max_examples=5, deadline=None, database=None)
+        @given(prompt=st.sampled_from([ONE.text]))
+        def test_any_wording(edited, original, method, prompt):
+            assert edited.answer(prompt) == "Oskar"
+            assert original.answer(prompt) == "old"
+            assert method == "toy"
+        """
+    )
+    suite.run("--editguard-methods=toy").assert_outcomes(passed=1)
+
+
+def test_strict_marks_are_satisfied(pytester: pytest.Pytester, suite: Suite) -> None:
+    suite.file("@pytest.mark.edit(ONE)\ndef test_it(edited): pass")
+    suite.run("--strict-markers", "--editguard-methods=toy").assert_outcomes(passed=1)
+    suite.run("--markers").stdout.fnmatch_lines(
+        ["@pytest.mark.edit(*", "@pytest.mark.edit_sequence(*", "@pytest.mark.must_hold(*", "@pytest.mark.known_failure(*"]
+    )

@@ -1,0 +1,100 @@
+"""The summary as text."""
+
+from __future__ import annotations
+
+from comparison.built import accepted, lost, measured
+
+from editguard.comparison import judge, missing
+from editguard.measurements import PhaseCost
+from editguard.report.terminal import (
+    efficiency_table,
+    measurement_table,
+    open_questions,
+    orphan_lines,
+    power_table,
+    regressions,
+    verdict_counts,
+)
+
+
+def test_methods_stand_against_properties() -> None:
+    lines = measurement_table(
+        [
+            measured([1.0, 1.0, 0.0], name="locality"),
+            measured([1.0, 1.0, 1.0], excluded_probes=("x",)),
+            measured([0.0], method="ft-l", mode="single"),
+            measured([1.0, 0.0, 0.0]),
+            measured([None], name="portability"),
+        ]
+    )
+    assert lines[0].split() == ["method", "edits", "reliability", "portability", "locality"]
+    assert "rome" in lines[2]
+    assert "1.00 [0.44, 1.00] n=3, 1 excl." in lines[2]
+    assert "0.67 [0.21, 0.94] n=3" in lines[2]
+    assert "0.33" in lines[3]
+    assert any("ft-l" in line and "1 (single)" in line for line in lines)
+    assert any("- (n=0, 1 invalid)" in line for line in lines)
+
+
+def test_an_empty_run_has_an_empty_summary() -> None:
+    assert measurement_table([]) == efficiency_table([]) == regressions([]) == power_table([]) == []
+    assert verdict_counts([]) == "0 baseline checks: none"
+    assert orphan_lines([], "x") == []
+
+
+def test_verdicts_are_counted_in_a_fixed_order() -> None:
+    red = judge(accepted(lost(40, 12)[0]), lost(40, 12)[1])
+    open_ = judge(accepted(lost(20, 2)[0]), lost(20, 2)[1])
+    green = judge(accepted(measured([1.0])), measured([1.0]))
+    new = missing(measured([1.0]), label="t", command="c")
+    assert verdict_counts([new, open_, red, green, green]) == (
+        "5 baseline checks: 2 held, 1 regressed, 1 undecided, 1 missing"
+    )
+    assert verdict_counts([green]) == "1 baseline check: 1 held"
+
+
+def test_only_regressions_are_listed_with_their_cases_the_clearest_first() -> None:
+    weak, strong = lost(40, 6), lost(60, 20)
+    verdicts = [
+        judge(accepted(weak[0], label="test_weak"), weak[1]),
+        judge(accepted(strong[0], label="test_strong"), strong[1]),
+        judge(accepted(measured([1.0]), label="test_green"), measured([1.0])),
+    ]
+    lines = regressions(verdicts)
+    assert lines[0] == "test_strong"
+    assert lines.index("test_weak") > 5
+    assert not any("test_green" in line for line in lines)
+    assert any("'The capital of S0 is'" in line for line in lines)
+
+
+def test_open_questions_say_what_would_decide_them() -> None:
+    before, now = lost(20, 2)
+    lines = open_questions(
+        [judge(accepted(before, label="test_open"), now), missing(now, label="test_new", command="do it")]
+    )
+    assert lines[0].startswith("test_open: reliability")
+    assert "5 lost cases" in lines[1]
+    assert "do it" in lines[2]
+
+
+def test_what_so_many_cases_can_show_stands_in_a_table() -> None:
+    small, large = lost(3, 0), lost(100, 0)
+    lines = power_table([judge(accepted(one), other) for one, other in (small, large)])
+    assert "none is enough" in lines[2]
+    assert lines[3].split()[-2:] == ["5", "0.050"]
+
+
+def test_preparation_and_edits_have_columns_of_their_own() -> None:
+    costs = [
+        PhaseCost(method="rome", phase="prepare", seconds=12.34, host_peak_bytes=2**30),
+        PhaseCost(method="rome", phase="edit", edits=1, seconds=3.0),
+        PhaseCost(method="rome", phase="edit", edits=1, seconds=0.5),
+    ]
+    lines = efficiency_table(costs)
+    assert lines[2].split() == ["rome", "12.3", "2", "3.00", "0.50", "0.0", "1.00"]
+
+
+def test_orphans_come_with_the_command_that_removes_them() -> None:
+    lines = orphan_lines([accepted(measured([1.0]), label="test_gone")], "pytest --editguard-baseline=prune")
+    assert "pytest --editguard-baseline=prune" in lines[0]
+    assert lines[1] == "  test_gone: reliability [rome]"
