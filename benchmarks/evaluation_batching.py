@@ -23,9 +23,7 @@ def prompts(count: int) -> list[str]:
     """Questions about the first facts of the world, in all their trained wordings."""
     world = default_world()
     texts = (
-        world.statement(template, fact.subject)
-        for fact in world.facts
-        for template in world.trained_templates(fact)
+        world.statement(template, fact.subject) for fact in world.facts for template in world.trained_templates(fact)
     )
     return [text for text, _ in zip(texts, range(count), strict=False)]
 

@@ -84,10 +84,13 @@ def _methods(*, as_json: bool) -> str:
     if as_json:
         return json.dumps([info.as_dict() for info in known.values()], indent=2, ensure_ascii=False)
     width = max(len(name) for name in known)
-    return "\n".join(
-        f"{info.name:<{width}}  {'*' if info.default else ' '} {info.family}: changes {info.changes}"
-        for info in known.values()
-    ) + "\n(* belongs to the default set)"
+    return (
+        "\n".join(
+            f"{info.name:<{width}}  {'*' if info.default else ' '} {info.family}: changes {info.changes}"
+            for info in known.values()
+        )
+        + "\n(* belongs to the default set)"
+    )
 
 
 def _init(directory: Path) -> str:

@@ -6,7 +6,9 @@ of demonstrations hold thousands of texts, not millions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -83,8 +85,9 @@ class SparseIndex:
     """TF-IDF rows of the texts, and the fitted vectorisers."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-        from sklearn.pipeline import FeatureUnion
+        with _random_state_kept():  # importing scikit-learn draws from the global generator
+            from sklearn.feature_extraction.text import TfidfVectorizer
+            from sklearn.pipeline import FeatureUnion
 
         shared = {"sublinear_tf": True, "norm": "l2"}
         words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **shared)
@@ -119,6 +122,15 @@ def encoder(name: str, model: LanguageModel) -> Encoder:
         return MeanPooledEncoder(model)
     known = (TfidfEncoder.name, MeanPooledEncoder.name)
     raise InvalidSettings(f"no encoder {name!r}; there are {', '.join(known)}.{closest(name, known)}")
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def _normalised(vectors: Similarities) -> Similarities:

@@ -202,13 +202,15 @@ def objective(
 
 def drift(now: Tensor, before: Tensor) -> Tensor:
     """D_KL(now || before) in nats from log distributions (edits, vocabulary); returns (edits,)."""
-    return (now.exp() * (now - before)).sum(-1)
+    divergence: Tensor = (now.exp() * (now - before)).sum(-1)
+    return divergence
 
 
 def penalty(deltas: Tensor, base: Tensor) -> Tensor:
     """||delta|| / ||v0||^2 for each edit, both (edits, d_model); its gradient at delta = 0 is zero."""
-    sizes: Tensor = torch.linalg.vector_norm(deltas, dim=-1)
-    return sizes / torch.linalg.vector_norm(base, dim=-1).square()
+    length: Tensor = torch.linalg.vector_norm(deltas, dim=-1)
+    reference: Tensor = torch.linalg.vector_norm(base, dim=-1)
+    return length / reference.square()
 
 
 def clamped(delta: Tensor, base: Tensor, factor: float) -> Tensor:

@@ -67,8 +67,8 @@ def save(run: Path, model: nn.Module, optimizers: Mapping[str, Optimizer], posit
     return target
 
 
-def restore(checkpoint: Path, model: nn.Module, optimizers: Mapping[str, Optimizer]) -> Position:
-    """Put a checkpoint's tensors into a model and its optimizers, and say where the run stood."""
+def restore(checkpoint: Path, model: nn.Module, optimizers: Mapping[str, Optimizer]) -> None:
+    """Put a checkpoint's tensors into a model and its optimizers."""
     restore_model(checkpoint, model)
     tensors = load_file(checkpoint / "optimizer.safetensors")
     numbers: dict[str, Any] = json.loads((checkpoint / "position.json").read_text())["optimizer"]
@@ -79,7 +79,6 @@ def restore(checkpoint: Path, model: nn.Module, optimizers: Mapping[str, Optimiz
             if owner == label:
                 state.setdefault(int(index), {})[key] = value
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return position_of(checkpoint)
 
 
 def restore_model(checkpoint: Path, model: nn.Module) -> None:

@@ -103,7 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     marks = {True: "reached", False: "missed", None: ""}
     rows = [(r.name, f"{r.accuracy:.3f}", r.probes, r.target or "", marks[r.reached]) for r in results]
-    print(tabulate(rows, headers=("score", "accuracy", "probes", "target", "")))
+    print(
+        tabulate(rows, headers=("score", "accuracy", "probes", "target", ""), tablefmt="github", disable_numparse=True)
+    )
 
 
 if __name__ == "__main__":

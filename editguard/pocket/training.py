@@ -25,7 +25,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, GPTNeoXForCausalLM
 
 from editguard.pocket.architecture import Shape, configuration, new_model, train_with_float32_attention
-from editguard.pocket.checkpoints import Position, newest, restore, restore_model, save
+from editguard.pocket.checkpoints import Position, newest, position_of, restore, restore_model, save
 from editguard.pocket.corpus import Amounts, wordings
 from editguard.pocket.packing import Batch, epoch_batches
 from editguard.pocket.schedule import Schedule
@@ -169,9 +169,11 @@ def train(
     optimizers = optimizers_for(model, settings)
     schedule = settings.schedule
     found = newest(run, schedule)
-    position = Position(seed=settings.seed) if found is None else restore(found, model, optimizers)
+    position = Position(seed=settings.seed) if found is None else position_of(found)
     if position.seed != settings.seed:
         raise ValueError(f"{run} holds a run with seed {position.seed}, not {settings.seed}")
+    if found is not None:
+        restore(found, model, optimizers)
     position = replace(position, steps=settings.steps)
     last = min(settings.steps, until if until is not None else settings.steps)
     logger.info("training from step %d to %d on %s", position.step, last, device)

@@ -6,12 +6,13 @@ The same seed gives the same world on every machine and Python version that keep
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 from editguard.pocket import names
+from editguard.pocket.facts import Entity, Fact, draw_facts
 from editguard.pocket.relations import COMPOSITIONS, RELATIONS, Composition, Relation, Template
 from editguard.pocket.splits import fraction, stream
 
@@ -25,23 +26,6 @@ IN_CONTEXT: Final = 0.85
 ALIASED: Final = 1 / 3
 ALIASES_WITH_RELATIONS: Final = 0.7
 """Fraction of the aliases for which the corpus also states the relations of the person behind."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """Something with a name that is unique in the world."""
-
-    name: str
-    type: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """The object of a relation, for one subject; all three by name."""
-
-    subject: str
-    relation: str
-    object: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +87,7 @@ class World:
             "industry": names.INDUSTRIES,
         }
         self._type_of = {name: kind for kind, group in self._names.items() for name in group}
-        self.facts: tuple[Fact, ...] = tuple(self._draw_facts())
+        self.facts: tuple[Fact, ...] = tuple(draw_facts(seed, self._names, self.aliases))
         self._objects = {(fact.subject, fact.relation): fact for fact in self.facts}
 
     def __repr__(self) -> str:
@@ -221,51 +205,6 @@ class World:
         for fact in self.facts:
             groups.setdefault(fact.relation, []).append(fact)
         return {relation: tuple(group) for relation, group in groups.items()}
-
-    def _draw_facts(self) -> Iterator[Fact]:
-        drawn: dict[tuple[str, str], str] = {}
-        people = self._names["person"]
-        leaders = iter(
-            self._stream("leaders").sample(
-                people, sum(len(self._names[kind]) for kind in ("city", "company", "university"))
-            )
-        )
-        for relation in RELATIONS:
-            rng = self._stream("facts", relation.name)
-            subjects = self._names[relation.subject_type]
-            targets = self._names[relation.object_type]
-            if relation.name == "spouse":
-                couples = rng.sample(subjects, int(len(subjects) * relation.share) // 2 * 2)
-                for one, other in zip(couples[::2], couples[1::2], strict=True):
-                    drawn[one, "spouse"], drawn[other, "spouse"] = other, one
-            elif relation.name in ("mayor", "ceo", "rector"):
-                for subject in subjects:
-                    drawn[subject, relation.name] = next(leaders)
-            elif relation.name == "country":
-                spread = [targets[i % len(targets)] for i in range(len(subjects))]
-                rng.shuffle(spread)
-                drawn |= {(s, "country"): o for s, o in zip(subjects, spread, strict=True)}
-            elif relation.name == "also_known_as":
-                drawn |= {(person, relation.name): alias for person, alias in self.aliases.items()}
-            elif relation.name not in ("capital", "mayor_of", "ceo_of", "rector_of", "capital_of", "real_name"):
-                for subject in subjects:
-                    if fraction(self.seed, "has", relation.name, subject) < relation.share:
-                        drawn[subject, relation.name] = rng.choice(targets)
-        rng = self._stream("facts", "capital")
-        for land in self._names["country"]:
-            inside = [city for city in self._names["city"] if drawn[city, "country"] == land]
-            drawn[land, "capital"] = rng.choice(inside)
-        for relation in RELATIONS:
-            if relation.inverse is not None:
-                drawn |= {
-                    (object_, relation.inverse): subject
-                    for (subject, name), object_ in list(drawn.items())
-                    if name == relation.name
-                }
-        for relation in RELATIONS:
-            for subject in self._names[relation.subject_type]:
-                if (subject, relation.name) in drawn:
-                    yield Fact(subject, relation.name, drawn[subject, relation.name])
 
     # Wordings
 
@@ -419,8 +358,3 @@ class ComposedQuestion:
         """What follows the reasoned prompt, up to and with "Answer:"."""
         bridges = " ".join(f"{hop.statement} {hop.fact.object}." for hop in self.hops[:-1])
         return f"{bridges} Answer:"
-
-
-def statements_of(world: World, facts: Sequence[Fact]) -> list[str]:
-    """The standard sentence of each fact."""
-    return [f"{world.relations[f.relation].statements[0].prompt(f.subject)} {f.object}." for f in facts]

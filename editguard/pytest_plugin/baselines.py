@@ -73,9 +73,7 @@ class Baseline:
             command = recording_command(self._item)
             elsewhere = store.elsewhere(*place, here, measurement.id)
             if elsewhere:
-                return not_comparable(
-                    measurement, label=self._label, command=command, here=here, recorded=elsewhere
-                )
+                return not_comparable(measurement, label=self._label, command=command, here=here, recorded=elsewhere)
             known = store.of_label(*place, here, self._label)
             return missing(measurement, label=self._label, command=command, known=known)
         named = must_hold_ids(self._item.iter_markers("must_hold"))

@@ -87,15 +87,11 @@ def parametrise(metafunc: pytest.Metafunc, selection: Selection) -> None:
     wanted = [
         name
         for name in (*PARAMETRISED, "original")
-        if name in metafunc.fixturenames
-        and not _own(definition, name)
-        and _is_ours(definition, name)
+        if name in metafunc.fixturenames and not _own(definition, name) and _is_ours(definition, name)
     ]
     if not wanted:
         return
-    found = next(
-        (pair for pair in definition.iter_markers_with_node() if pair[1].name in DECLARING), None
-    )
+    found = next((pair for pair in definition.iter_markers_with_node() if pair[1].name in DECLARING), None)
     if found is None:
         if "edited" in wanted:
             raise pytest.Collector.CollectError(

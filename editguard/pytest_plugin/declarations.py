@@ -88,9 +88,7 @@ def read_mark(mark: pytest.Mark, case_limit: int = 0) -> Declaration:
     if case_limit and len(cases) > case_limit:
         cases = cases[:case_limit]
         checkpoints = tuple(dict.fromkeys(min(point, case_limit) for point in checkpoints))
-    return Declaration(
-        cases, checkpoints, _settings(mark.kwargs.get("settings")), _methods(mark.kwargs.get("methods"))
-    )
+    return Declaration(cases, checkpoints, _settings(mark.kwargs.get("settings")), _methods(mark.kwargs.get("methods")))
 
 
 def cells(declaration: Declaration, methods: Iterable[str], configuration: Configuration) -> list[Cell]:
@@ -152,9 +150,7 @@ def must_hold_ids(marks: Iterable[pytest.Mark]) -> frozenset[str] | None:
             elif isinstance(case, str):
                 named.add(case)
             else:
-                raise InvalidEdit(
-                    f"@pytest.mark.must_hold takes cases, requests, probes or prompts, not {case!r}."
-                )
+                raise InvalidEdit(f"@pytest.mark.must_hold takes cases, requests, probes or prompts, not {case!r}.")
     return frozenset(named)
 
 
@@ -205,5 +201,3 @@ def _methods(methods: Any) -> tuple[str, ...] | None:
 
 def _words(names: Iterable[str]) -> str:
     return ", ".join(sorted(names))
-
-

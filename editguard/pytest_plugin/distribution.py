@@ -22,6 +22,8 @@ from xdist.workermanage import WorkerController
 
 INPUT = "editguard_exchange"
 GROUPS = "groups.json"
+LOW_WATER = 2
+"""A worker with no more tests than this waiting gets another unit."""
 
 
 def exchange_folder(testrunuid: str) -> Path:
@@ -37,7 +39,7 @@ def tell_groups(folder: Path, groups: Mapping[str, str]) -> None:
     write_atomically(folder / GROUPS, json.dumps(dict(groups), sort_keys=True))
 
 
-class GroupScheduling(LoadScopeScheduling):
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed for others
     """Whole groups go to one worker; every other test goes wherever there is room."""
 
     def __init__(self, config: pytest.Config, log: Producer | None, groups: Mapping[str, str]) -> None:
@@ -46,6 +48,33 @@ class GroupScheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return self._groups.get(nodeid, nodeid)
+
+    def _reschedule(self, node: WorkerController) -> None:
+        """Give a worker units until it has enough to go on with: it runs a test only when it knows the next one."""
+        if node.shutting_down:
+            return
+        while self.workqueue and self._pending_of(self.assigned_work[node]) <= LOW_WATER:
+            self._assign_work_unit(node)
+        if not self.workqueue:
+            node.shutdown()
+
+    def remove_node(self, node: WorkerController) -> str | None:
+        """Take a worker out; what it has not run goes back to the queue, except the test that it crashed in."""
+        units = self.assigned_work.pop(node)
+        left = {
+            scope: pending
+            for scope, unit in units.items()
+            if (pending := {nodeid: done for nodeid, done in unit.items() if not done})
+        }
+        if not left:
+            return None
+        scope = next(iter(left))
+        crashed: str = next(iter(left[scope]))
+        del left[scope][crashed]
+        self.workqueue.update({scope: unit for scope, unit in left.items() if unit})
+        for other in self.assigned_work:
+            self._reschedule(other)
+        return crashed
 
 
 class Scheduler:
@@ -77,7 +106,8 @@ class Scheduler:
         if not self._decided:
             self._nodes = [other for other in self._nodes if other is not node]
             self._collections = [pair for pair in self._collections if pair[0] is not node]
-        return self._inner.remove_node(node)
+        crashed: str | None = self._inner.remove_node(node)
+        return crashed
 
     def _decide(self) -> None:
         self._decided = True

@@ -37,9 +37,7 @@ def read(module: nn.Module) -> Reading:
     hooks = {
         name: count
         for name, part in module.named_modules()
-        if (
-            count := len(part._forward_hooks) + len(part._forward_pre_hooks) + len(part._backward_hooks)
-        )
+        if (count := len(part._forward_hooks) + len(part._forward_pre_hooks) + len(part._backward_hooks))
     }
     return Reading(samples, places, hooks, module.training)
 

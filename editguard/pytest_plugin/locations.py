@@ -6,6 +6,7 @@ import ast
 import os
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,7 @@ def shown(path: Path, root: Path, line: int | None) -> str:
     return f"{name}:{line}" if line else name
 
 
-def of_mark(node: pytest.Collector | pytest.Item, mark: str, root: Path) -> str:
+def of_mark(node: Any, mark: str, root: Path) -> str:
     """File and line of the mark named `mark` that `node` (a module, class or function) carries."""
     owner = getattr(node, "obj", None)
     qualified = None if isinstance(node, pytest.Module) else getattr(owner, "__qualname__", None)

@@ -239,9 +239,7 @@ def register(parser: pytest.Parser) -> None:
     group = parser.getgroup("editguard", "regression tests for knowledge edits")
     for option in OPTIONS:
         if option.ini == "bool":
-            group.addoption(
-                option.flag, dest=option.dest, action="store_const", const="true", help=option.help
-            )
+            group.addoption(option.flag, dest=option.dest, action="store_const", const="true", help=option.help)
         else:
             group.addoption(
                 option.flag,
@@ -282,9 +280,7 @@ def read(config: pytest.Config) -> Configuration:
         given.append("demonstrations")
         demonstrations = config.rootpath / str(demonstrations)
         if not demonstrations.is_file():
-            raise ConfigurationError(
-                f"[tool.editguard] demonstrations is not a file; it is {str(demonstrations)!r}."
-            )
+            raise ConfigurationError(f"[tool.editguard] demonstrations is not a file; it is {str(demonstrations)!r}.")
     settings = _method_tables(table.get("methods"))
     if settings:
         given.append("settings")

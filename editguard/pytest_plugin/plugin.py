@@ -6,9 +6,9 @@ looking at fixture names.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-import traceback
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -163,12 +163,20 @@ def pytest_runtest_makereport(
 
 
 def _let_go(error: BaseException) -> None:
-    """Clear the finished frames of an error, and of those that led to it: they may hold tensors."""
+    """Clear the finished frames of an error, and of those that led to it: they may hold tensors.
+
+    pytest keeps the last error until the next test is called, thus while that test's edit is applied.
+    """
     seen: set[int] = set()
     present: BaseException | None = error
     while present is not None and id(present) not in seen:
         seen.add(id(present))
-        traceback.clear_frames(present.__traceback__)
+        step = present.__traceback__
+        while step is not None:
+            with contextlib.suppress(RuntimeError):  # of a frame that still runs
+                step.tb_frame.clear()
+                _ = step.tb_frame.f_locals  # brings the dict that was made of the locals up to date: empty
+            step = step.tb_next
         present = present.__cause__ or present.__context__
 
 
@@ -184,9 +192,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def pytest_assertrepr_compare(
-    config: pytest.Config, op: str, left: object, right: object
-) -> list[str] | None:
+def pytest_assertrepr_compare(config: pytest.Config, op: str, left: object, right: object) -> list[str] | None:
     """Explain a model's answer that is not the expected one."""
     room = config.get_verbosity(pytest.Config.VERBOSITY_ASSERTIONS) > 1
     return assertions.explain(op, left, right, room=room)

@@ -15,6 +15,7 @@ from editguard.pytest_plugin.baselines import RECORDING
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
+
     from editguard.comparison import CheckRecord, Environment, Verdict
     from editguard.measurements import Measurement, PhaseCost
 
@@ -257,9 +258,7 @@ def _slim(measurement: Measurement) -> Measurement:
     identity = measurement.id
     slim = replace(
         measurement,
-        values=tuple(
-            replace(value, prompt="", expected=(), answer="", original=None) for value in measurement.values
-        ),
+        values=tuple(replace(value, prompt="", expected=(), answer="", original=None) for value in measurement.values),
     )
     assert slim.id == identity
     return slim

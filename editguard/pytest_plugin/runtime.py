@@ -322,9 +322,7 @@ class Runtime:
             edited = self._applied(group, cell, first, requests)
         group.chain += [None] * (cell.edits - len(group.chain)) + [edited]
 
-    def _applied(
-        self, group: Group, cell: Cell, edited: EditedModel, requests: Sequence[EditRequest]
-    ) -> EditedModel:
+    def _applied(self, group: Group, cell: Cell, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
         from editguard.measurements.efficiency import phase
 
         with phase(cell.method, "edit", edits=len(requests)) as cost:

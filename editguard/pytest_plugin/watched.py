@@ -24,9 +24,7 @@ class WatchedModel(ModelUnderTest):
         self._report = report
         return self
 
-    def _measure(
-        self, property: Property, kind: str | None, tasks: Sequence[Probe] | None = None
-    ) -> Measurement:
+    def _measure(self, property: Property, kind: str | None, tasks: Sequence[Probe] | None = None) -> Measurement:
         measurement = super()._measure(property, kind, tasks)
         if self._report is not None:
             self._report(measurement)

@@ -139,6 +139,18 @@ def test_newcombes_interval_agrees_with_one_worked_by_hand() -> None:
     assert (low, high) == (pytest.approx(0.0169, abs=2e-4), pytest.approx(0.4040, abs=2e-4))
 
 
+def test_newcombes_interval_corrects_a_positive_correlation_for_continuity() -> None:
+    """both 20, losses 5, gains 1, neither 20 of 46: drop 4/46 = .08696.
+
+    Wilson 95 %: 25/46 (.40180, .67845), 21/46 (.32155, .59820).
+    phi = (20*20 - 5*1 - 46/2) / sqrt(25*21*21*25) = 372/525 = .70857.
+    low  = .08696 - sqrt(.14168^2 - 2*.70857*.14168*.14168 + .14168^2) = -.0212
+    high = .08696 + sqrt(.13497^2 - 2*.70857*.13497*.13497 + .13497^2) = .1900
+    """
+    low, high = newcombe(20, 5, 1, 20)
+    assert (low, high) == (pytest.approx(-0.0212, abs=2e-4), pytest.approx(0.1900, abs=2e-4))
+
+
 def test_the_test_fires_no_more_often_than_its_level_when_nothing_has_changed() -> None:
     """10,000 null runs of 60 cases of which each flips with chance .2, either way alike."""
     generator = np.random.default_rng(7)

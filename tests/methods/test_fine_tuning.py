@@ -139,9 +139,7 @@ def test_only_the_named_tensors_change(family: str, trains_bias: bool, facts: tu
     before = {name: parameter.clone() for name, parameter in model.module.named_parameters()}
     matrix = model.anatomy.down_projection(LAYER)
     with tuned(model, facts, trains_bias=trains_bias):
-        changed = {
-            name for name, tensor in model.module.named_parameters() if not torch.equal(tensor, before[name])
-        }
+        changed = {name for name, tensor in model.module.named_parameters() if not torch.equal(tensor, before[name])}
     wanted = {matrix.name} | ({matrix.bias_name} if trains_bias and matrix.bias_name else set())
     assert changed == wanted
 

@@ -104,6 +104,7 @@ def test_the_most_demonstrations_that_fit_are_kept(
     model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
 ) -> None:
     """One token less than a prompt needs costs exactly one demonstration."""
+
     def at(limit: int) -> Written:
         method = prepared(model, records, context_limit=limit)
         return written(method.apply(EditedModel.original(model), facts[:1]), facts[0].text)

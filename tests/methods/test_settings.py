@@ -119,7 +119,7 @@ def test_an_unknown_name_is_answered_with_the_nearest_one_and_its_place(tmp_path
 @pytest.mark.parametrize("content", ["[methods", "methods = 3", "[methods]\nrome = 3"])
 def test_a_broken_file_is_one_clear_error(tmp_path: Path, content: str) -> None:
     (tmp_path / "editguard.toml").write_text(content)
-    with pytest.raises(InvalidSettings, match="editguard.toml"):
+    with pytest.raises(InvalidSettings, match=r"editguard\.toml"):
         resolve("toy", RECIPE, {}, shape(tmp_path))
 
 

@@ -22,7 +22,9 @@ def vectors(dtype: torch.dtype = torch.float64) -> Tensor:
     return drawn.requires_grad_()
 
 
-def loss_and_gradient(passes: Continuation | FullForward, module: torch.nn.Module, moved: Tensor) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(
+    passes: Continuation | FullForward, module: torch.nn.Module, moved: Tensor
+) -> tuple[Tensor, Tensor]:
     with passes.added(module, moved):
         logits = passes.logits()
     loss = -logits.log_softmax(-1)[range(READS), range(READS)]
@@ -153,5 +155,5 @@ def test_a_pass_leaves_nothing_behind() -> None:
 
 @pytest.mark.parametrize(("start", "read"), [(3, (3,)), (-1, (0,)), (1, (0,)), (1, (3,))])
 def test_rows_that_cannot_be_read_are_refused(start: int, read: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="row|positions"):
+    with pytest.raises(ValueError, match=r"row|positions"):
         Row((1, 2, 3), start, read)

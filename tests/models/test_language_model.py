@@ -305,3 +305,8 @@ def test_gradients_reach_a_vector_that_is_added_to_the_residual_stream():
     handle.remove()
     assert vector.grad is not None
     assert vector.grad.abs().sum() > 0
+
+
+def test_rows_of_like_length_run_together_so_that_little_is_padding():
+    model = zoo.tiny("gpt2", batch_size=2)
+    assert [batch for batch, _ in model.batches([3, 9, 4, 8, 1], len)] == [[1, 3], [2, 0], [4]]

@@ -89,7 +89,7 @@ def test_checkpoints_hold_safetensors_and_json_only_and_nothing_half_written(tmp
     weights(tmp_path, TINY, until=2)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl"}
-    assert not [path for path in tmp_path.rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_an_exported_model_is_half_precision_tied_and_loads_offline(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_sites_without_mlp_see_no_later_mlp_and_others_all() -> None:
     sites = torch.tensor([[False, False, True, False, False, False]])
     seen: list[torch.Tensor] = []
     handle = model.get_submodule("gpt_neox.layers.2.mlp").register_forward_hook(
-        lambda module, inputs, output: seen.append(output)
+        lambda _module, _inputs, output: seen.append(output)
     )
     with sites_without_mlp(model, sites, 2):
         changed = model(input_ids=tokens).logits

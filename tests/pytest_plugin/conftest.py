@@ -4,12 +4,6 @@ from pathlib import Path
 
 # Loaded here once: an inner run in this process forgets, at its end, the modules that it loaded itself.
 import deepdiff  # noqa: F401
-import editguard.comparison
-import editguard.edited
-import editguard.measurements
-import editguard.methods
-import editguard.models
-import editguard.report.terminal
 import hypothesis  # noqa: F401
 import pytest
 import scipy.stats  # noqa: F401

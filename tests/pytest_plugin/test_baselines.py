@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from editguard.comparison import flips_needed
 from pytest_plugin.inner import Suite
+
+from editguard.comparison import flips_needed
 
 TEN = """
     CASES = [
@@ -33,9 +34,7 @@ def test_a_missing_baseline_is_reported_with_the_command_that_records_it(suite: 
     suite.file(TEN)
     result = suite.run("--editguard-methods=toy")
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(
-        ["2 baseline checks: 2 missing", "*pytest test_suite.py --editguard-baseline=create*"]
-    )
+    result.stdout.fnmatch_lines(["2 baseline checks: 2 missing", "*pytest test_suite.py --editguard-baseline=create*"])
     assert not (suite.path / "baselines").exists()
 
 
@@ -145,7 +144,9 @@ def test_a_missing_baseline_fails_in_ci(suite: Suite, monkeypatch: pytest.Monkey
     monkeypatch.setenv("CI", "true")
     result = suite.run("--editguard-methods=toy")
     result.assert_outcomes(failed=2)
-    result.stdout.fnmatch_lines(["*no baseline yet; record one with `pytest test_suite.py --editguard-baseline=create*"])
+    result.stdout.fnmatch_lines(
+        ["*no baseline yet; record one with `pytest test_suite.py --editguard-baseline=create*"]
+    )
 
 
 def test_another_environment_is_not_comparable_and_says_how_to_record_one(
@@ -182,7 +183,9 @@ def test_orphans_are_told_by_complete_runs_alone_and_removed_by_prune(suite: Sui
     result.assert_outcomes(passed=2, deselected=2)
     result.stdout.no_fnmatch_line("*without a test*")
     suite.run("--editguard-baseline=prune", *part).stdout.fnmatch_lines(["nothing was pruned*"])
-    suite.run("--editguard-baseline=prune", "test_suite.py::test_locality").stdout.fnmatch_lines(["nothing was pruned*"])
+    suite.run("--editguard-baseline=prune", "test_suite.py::test_locality").stdout.fnmatch_lines(
+        ["nothing was pruned*"]
+    )
     assert the_file(suite).read_bytes() == before
     suite.file(TEN.partition("def test_locality")[0])
     result = suite.run("--editguard-methods=toy")

@@ -12,7 +12,11 @@ BAD = {
         1,
         "the prompt 'The capital is' has no {}: write exactly one {}*",
     ),
-    "an empty target": ('BAD = EditRequest(prompt="Who is {}?", subject="Velloria", target=" ")', 1, "*has an empty target*"),
+    "an empty target": (
+        'BAD = EditRequest(prompt="Who is {}?", subject="Velloria", target=" ")',
+        1,
+        "*has an empty target*",
+    ),
     "a subject that is not in the prompt": (
         'BAD = EditRequest.from_text("The capital of Ostra is", subject="Velloria", target="Oskar")',
         1,

@@ -165,9 +165,7 @@ def test_a_hidden_change_is_found_at_the_end_of_the_group_and_the_next_group_is_
     )
     result = suite.run("--editguard-methods=toy")
     result.assert_outcomes(passed=3, errors=1)
-    result.stdout.fnmatch_lines(
-        ["*ERROR at teardown of test_last_of_the_group*", "*ModelChanged: *2.weight changed*"]
-    )
+    result.stdout.fnmatch_lines(["*ERROR at teardown of test_last_of_the_group*", "*ModelChanged: *2.weight changed*"])
     assert len(suite.events("load")) == 2
 
 

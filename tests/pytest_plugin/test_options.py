@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 import pytest
+from pytest_plugin.inner import Suite
+
 from editguard.comparison.verdict import ALPHA, MINIMUM_EFFECT
 from editguard.pytest_plugin import options
-from pytest_plugin.inner import Suite
 
 Read = Callable[..., options.Configuration]
 
@@ -127,7 +128,7 @@ def test_a_bad_flag_is_a_usage_error_at_the_start(suite: Suite, argument: str, m
         ("[tool.editguard]\ndemonstrations = 'no.jsonl'", "*demonstrations is not a file*"),
         ("[tool.editguard.methods]\nrome = 3", "[[]tool.editguard.methods.rome] must be a table of settings."),
         ("[tool.editguard.methods.rone]\nlayer = 3", "unknown editing method 'rone'*"),
-        ("[tool.pytest]\neditguard_seed = 'x'", "the ini key editguard_seed *"),
+        ("[tool.pytest]\neditguard_seed = -1", "the ini key editguard_seed must be at least 0*"),
     ],
 )
 def test_a_bad_table_is_a_usage_error_at_the_start(suite: Suite, table: str, message: str) -> None:

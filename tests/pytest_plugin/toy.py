@@ -76,7 +76,9 @@ class ToyModel:
         ]
 
     def next_tokens(self, prompts: Sequence[str], k: int = 5) -> list[list[tuple[str, float]]]:
-        return [[(f" {self.answer(prompt)}", 0.75), *((f" t{rank}", 0.01) for rank in range(1, k))] for prompt in prompts]
+        return [
+            [(f" {self.answer(prompt)}", 0.75), *((f" t{rank}", 0.01) for rank in range(1, k))] for prompt in prompts
+        ]
 
 
 class Toy:

@@ -1,0 +1,274 @@
+"""What must hold for every method of the registry, whatever it does: the list of methods is read, not written here."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import zoo
+
+from editguard.edited import EditedModel
+from editguard.edits import EditRequest
+from editguard.errors import ConflictingEdits, EditguardError, InvalidSettings
+from editguard.methods import EditMethod, Preparation, create, methods
+from editguard.models import LanguageModel
+
+QUICK = {"steps": 4, "epochs": 3, "context_lengths": ((4, 2),), "demonstrations": 2, "shrinkage": 1e-2, "layer": 1}
+"""Values that make a method fast, for the settings that it has."""
+
+DTYPES = (torch.float32, torch.bfloat16)
+PROMPTS = ("The capital of Velloria is", "Ines Holt", "Question: who is the mayor of Tamrin? Answer:", "Copy: red blue")
+
+
+def cases(*, everywhere: frozenset[str]) -> list[Any]:
+    """Every method with every family; quick are the representative families, and all for the methods `everywhere`."""
+    return [
+        pytest.param(
+            name,
+            family,
+            marks=[] if family in zoo.REPRESENTATIVE or name in everywhere else [pytest.mark.slow],
+        )
+        for name in methods()
+        for family in zoo.FAMILIES
+    ]
+
+
+rome_on_all_families = pytest.mark.parametrize(("name", "family"), cases(everywhere=frozenset({"rome"})))
+every_method_and_family = pytest.mark.parametrize(("name", "family"), cases(everywhere=frozenset()))
+every_method = pytest.mark.parametrize("name", list(methods()))
+
+
+@cache
+def quick_settings(name: str) -> dict[str, Any]:
+    settings_type = methods()[name].settings_type
+    known = {field.name for field in fields(settings_type)} if settings_type else set()
+    return {field: value for field, value in QUICK.items() if field in known}
+
+
+def ready(
+    name: str, preparation: Preparation, family: str = "gpt2", dtype: torch.dtype = torch.float32
+) -> tuple[LanguageModel, EditMethod]:
+    """A fresh model, and the method prepared for it."""
+    model = zoo.tiny(family, dtype=dtype)
+    method = create(name, quick_settings(name), model)
+    method.prepare(model, preparation)
+    return model, method
+
+
+def fingerprint_of(edited: EditedModel) -> tuple[str, tuple[str, ...]]:
+    """All that an edit changes: the bytes of the model, and what it reads for some prompts."""
+    with edited:
+        return edited.model.weights.digest(), tuple(edited.rewrite(PROMPTS))
+
+
+def random_states() -> tuple[object, ...]:
+    legacy = np.random.get_state()  # noqa: NPY002
+    return (torch.get_rng_state().numpy().tobytes(), random.getstate(), legacy[1].tobytes(), legacy[2])
+
+
+@contextmanager
+def nothing_left_behind(model: LanguageModel) -> Iterator[None]:
+    """Fail when stack, bytes, hooks, flags, modes, tokenizer settings or global random states differ afterwards."""
+
+    def state() -> tuple[object, ...]:
+        modules = list(model.module.modules())
+        return (
+            tuple(model.installed),
+            model.weights.digest(),
+            [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules],
+            [module.training for module in modules],
+            [(parameter.requires_grad, parameter.grad) for parameter in model.module.parameters()],
+            (model.tokenizer.padding_side, model.tokenizer.truncation_side, model.tokenizer.pad_token),
+            random_states(),
+            torch.is_grad_enabled(),
+        )
+
+    before = state()
+    yield
+    assert state() == before
+    model.weights.verify()
+
+
+@rome_on_all_families
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+def test_an_edit_answers_and_is_gone_to_the_last_byte(
+    name: str, family: str, dtype: torch.dtype, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny(family, dtype=dtype)
+    original = EditedModel.original(model)
+    pristine = fingerprint_of(original)
+    with nothing_left_behind(model):
+        method = create(name, quick_settings(name), model)
+        method.prepare(model, preparation)
+        edited = method.apply(original, facts)
+        assert edited.requests == facts
+        assert fingerprint_of(edited) != pristine
+        with edited:
+            answers = edited.generate(PROMPTS, max_new_tokens=3)
+            scores = edited.score([(fact.text, fact.target) for fact in facts])
+        assert len(answers) == len(PROMPTS)
+        assert all(np.isfinite(score.log_probs).all() for score in scores)
+        assert fingerprint_of(original) == pristine
+
+
+@every_method_and_family
+def test_answers_do_not_depend_on_the_batch(
+    name: str, family: str, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    model, method = ready(name, preparation, family)
+    edited = method.apply(EditedModel.original(model), facts[:1])
+    prompts = [*PROMPTS, *(fact.text for fact in facts)]
+    together = edited.generate(prompts, max_new_tokens=4)
+    assert [edited.generate([prompt], max_new_tokens=4)[0].text for prompt in prompts] == [one.text for one in together]
+    pairs = [(prompt, "Oskar") for prompt in prompts]
+    for pair, batched in zip(pairs, edited.score(pairs), strict=True):
+        assert edited.score([pair])[0].log_probs == pytest.approx(batched.log_probs, rel=1e-3, abs=1e-3)
+    EditedModel.original(model).activate()
+
+
+@every_method_and_family
+def test_the_same_seed_gives_the_same_edit_whatever_the_global_generators_hold(
+    name: str, family: str, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        model, method = ready(name, preparation, family)
+        found.append(fingerprint_of(method.apply(EditedModel.original(model), facts)))
+    assert found[0] == found[1]
+
+
+@every_method
+@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+def test_editing_again_after_a_rollback_gives_the_same_edit(
+    name: str, family: str, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    model, method = ready(name, preparation, family)
+    original = EditedModel.original(model)
+    first = fingerprint_of(method.apply(original, facts[:1]))
+    other = method.apply(original, facts[1:2])
+    other.activate()
+    assert fingerprint_of(method.apply(original, facts[:1])) == first
+    original.activate()
+
+
+@every_method
+@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+def test_any_prefix_of_a_sequence_is_the_model_as_it_was_then(
+    name: str, family: str, dtype: torch.dtype, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    model, method = ready(name, preparation, family, dtype)
+    chain = EditedModel.original(model)
+    states = [fingerprint_of(chain)]
+    with nothing_left_behind(model):
+        for fact in facts:
+            chain = method.apply(chain, [fact])
+            states.append(fingerprint_of(chain))
+        assert len(set(states)) == len(facts) + 1
+        for length in (1, 3, 0, 2):
+            assert fingerprint_of(chain.prefix(length)) == states[length]
+
+
+@every_method
+@pytest.mark.parametrize("calls", [0, 1, 5, 30])
+def test_a_failure_inside_an_edit_leaves_the_edits_in_force_as_they_were(
+    name: str, calls: int, preparation: Preparation, facts: tuple[EditRequest, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, method = ready(name, preparation)
+    chain = method.apply(EditedModel.original(model), facts[:1])
+    head, left = model.anatomy.logits, [calls]
+
+    def failing(hidden: torch.Tensor) -> torch.Tensor:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RuntimeError("the power went out")
+        return head(hidden)
+
+    chain.activate()
+    with nothing_left_behind(model):
+        monkeypatch.setattr(model.anatomy, "logits", failing)
+        try:
+            method.apply(chain, facts[1:])
+        except RuntimeError as failure:
+            assert str(failure) == "the power went out"  # noqa: PT017
+        monkeypatch.undo()
+    EditedModel.original(model).activate()
+    model.weights.verify()
+
+
+@every_method
+def test_an_edit_of_one_model_leaves_another_alone(
+    name: str, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    """One instance serves two models in turn as two instances would serve one each."""
+    models = [zoo.tiny("gpt2", seed=seed) for seed in (0, 1)]
+    method = create(name, quick_settings(name), models[0])
+    for model in models:
+        method.prepare(model, preparation)
+    chains = [EditedModel.original(model) for model in models]
+    for fact in facts[:2]:
+        chains = [method.apply(chain, [fact]) for chain in chains]
+    for seed, chain in enumerate(chains):
+        model = zoo.tiny("gpt2", seed=seed)
+        alone = create(name, quick_settings(name), model)
+        alone.prepare(model, preparation)
+        wanted = EditedModel.original(model)
+        for fact in facts[:2]:
+            wanted = alone.apply(wanted, [fact])
+        assert fingerprint_of(chain) == fingerprint_of(wanted)
+
+
+@every_method
+def test_what_a_method_cannot_do_is_one_clear_error_and_no_change(
+    name: str, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    model, prepared = ready(name, preparation)
+    original = EditedModel.original(model)
+    settings = quick_settings(name)
+    with nothing_left_behind(model):
+        with pytest.raises(InvalidSettings, match="unknown setting"):
+            create(name, {**settings, "no_such_setting": 1}, model)
+        if "layer" in settings:
+            beyond = create(name, {**settings, "layer": 99}, model)
+            with pytest.raises(EditguardError, match="layers 0 to 3"):
+                beyond.prepare(model, preparation)
+            with pytest.raises(EditguardError):
+                beyond.apply(original, facts)
+        if methods()[name].batches:
+            other = EditRequest(prompt=facts[0].prompt, subject=facts[0].subject, target="Belmora")
+            with pytest.raises(ConflictingEdits):
+                prepared.apply(original, [facts[0], other])
+        try:
+            create(name, settings, model).apply(original, facts[:1])
+        except EditguardError as refusal:
+            assert "prepare" in str(refusal)  # noqa: PT017
+
+
+@every_method
+def test_nothing_asked_is_nothing_changed(name: str, preparation: Preparation) -> None:
+    model, method = ready(name, preparation)
+    edited = method.apply(EditedModel.original(model), ())
+    assert edited.requests == ()
+    assert fingerprint_of(edited) == fingerprint_of(EditedModel.original(model))
+
+
+@every_method
+def test_records_are_plain_data_and_say_where_settings_come_from(
+    name: str, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    import json
+
+    model, method = ready(name, preparation)
+    for edit in method.apply(EditedModel.original(model), facts).edits:
+        assert edit.method == name
+        assert edit.seconds > 0
+        plain = json.loads(json.dumps(dict(edit.record)))
+        assert plain["settings"].keys() == plain["provenance"].keys()
+        assert all(plain["provenance"][setting] == "override" for setting in quick_settings(name))

@@ -1,0 +1,151 @@
+"""Methods on the trained pocket model: an edit is answered, other facts stay, and a broken method would show."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+
+from editguard.edited import EditedModel
+from editguard.edits import EditRequest
+from editguard.methods import DemonstrationRecord, Preparation, create
+from editguard.methods.fine_tuning import ConstrainedFineTuning
+from editguard.models import LanguageModel, load_model
+from editguard.pocket import default_world, weights_path
+from editguard.pocket.world import Fact, World
+
+EDITS = 8
+NEIGHBOURS = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """An edit of a fact that the model knows, another wording of it, and prompts about other subjects."""
+
+    request: EditRequest
+    paraphrase: str
+    neighbours: tuple[str, ...]
+
+
+def prompt(world: World, fact: Fact, wording: int = 0) -> str:
+    return world.trained_templates(fact)[wording].prompt(fact.subject)
+
+
+def answers(edited: EditedModel, prompts: Sequence[str]) -> list[str]:
+    return [answer.text for answer in edited.generate(prompts, max_new_tokens=10)]
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return default_world()
+
+
+@pytest.fixture(scope="module")
+def model() -> LanguageModel:
+    return load_model(weights_path(), offline=True)
+
+
+@pytest.fixture(scope="module")
+def people_facts(world: World) -> list[Fact]:
+    found = [fact for fact in world.facts if world.entity(fact.subject).type == "person"]
+    random.Random(0).shuffle(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def cases(model: LanguageModel, world: World, people_facts: list[Fact]) -> list[Case]:
+    original = EditedModel.original(model)
+    asked = people_facts[: 3 * EDITS]
+    known = [
+        fact
+        for fact, answer in zip(asked, answers(original, [prompt(world, fact) for fact in asked]), strict=True)
+        if answer == fact.object
+    ]
+    assert len(known) >= EDITS
+    source = random.Random(1)
+    return [
+        Case(
+            EditRequest(
+                prompt=world.trained_templates(fact)[0].text,
+                subject=fact.subject,
+                target=source.choice([other for other in world.objects(fact.relation) if other != fact.object]),
+                relation=fact.relation,
+            ),
+            prompt(world, fact, 1),
+            tuple(
+                prompt(world, other)
+                for other in source.sample(world.same_relation(fact), NEIGHBOURS)
+                if other.subject != fact.subject
+            ),
+        )
+        for fact in known[:EDITS]
+    ]
+
+
+@pytest.fixture(scope="module")
+def preparation(world: World, people_facts: list[Fact]) -> Preparation:
+    texts = [f"{prompt(world, fact, wording)} {fact.object}." for fact in people_facts[:800] for wording in (0, 1)]
+    shown = people_facts[500:700]
+    source = random.Random(2)
+    records = []
+    for fact in shown:
+        other = next(one for one in people_facts if one.relation == fact.relation and one.subject != fact.subject)
+        records.append(
+            DemonstrationRecord(
+                prompt=prompt(world, fact),
+                subject=fact.subject,
+                target_new=source.choice(world.objects(fact.relation)),
+                target_true=other.object,
+                paraphrases=(prompt(world, fact, 1),),
+                neighbours=(prompt(world, other),),
+            )
+        )
+    return Preparation(texts=texts, demonstrations=records)
+
+
+def shares(edited_models: Sequence[EditedModel], cases: Sequence[Case]) -> tuple[float, float, float]:
+    """Fractions of edits answered, of paraphrases answered, and of neighbours answered as before."""
+    original = EditedModel.original(edited_models[0].model)
+    right = again = kept = asked = 0
+    for edited, case in zip(edited_models, cases, strict=True):
+        right += answers(edited, [case.request.text]) == [case.request.target]
+        again += answers(edited, [case.paraphrase]) == [case.request.target]
+        before, after = answers(original, case.neighbours), answers(edited, case.neighbours)
+        kept += sum(one == other for one, other in zip(before, after, strict=True))
+        asked += len(before)
+    original.activate()
+    return right / len(cases), again / len(cases), kept / asked
+
+
+def test_rome_edits_and_keeps_the_neighbours(model: LanguageModel, preparation: Preparation, cases: list[Case]) -> None:
+    rome = create("rome", {}, model)
+    rome.prepare(model, preparation)
+    original = EditedModel.original(model)
+    right, again, kept = shares([rome.apply(original, [case.request]) for case in cases], cases)
+    assert right >= 0.95
+    assert again >= 0.7
+    assert kept >= 0.9
+    model.weights.verify()
+
+
+def test_in_context_editing_answers_the_edit_and_its_paraphrases(
+    model: LanguageModel, preparation: Preparation, cases: list[Case]
+) -> None:
+    ike = create("ike", {}, model)
+    ike.prepare(model, preparation)
+    original = EditedModel.original(model)
+    right, again, kept = shares([ike.apply(original, [case.request]) for case in cases], cases)
+    assert right >= 0.95
+    assert again >= 0.7
+    assert kept >= 0.5
+
+
+def test_the_ball_keeps_neighbours_that_fine_tuning_without_it_loses(model: LanguageModel, cases: list[Case]) -> None:
+    tuned = create("ft-l", {}, model)
+    assert isinstance(tuned, ConstrainedFineTuning)
+    free = ConstrainedFineTuning(replace(tuned.settings, norm_constraint=None, step_size=5e-3))
+    original = EditedModel.original(model)
+    held = shares([tuned.apply(original, [case.request]) for case in cases], cases)
+    loose = shares([free.apply(original, [case.request]) for case in cases], cases)
+    assert held[2] > loose[2]
+    assert loose[0] >= held[0]
