@@ -138,5 +138,5 @@ def test_the_rule_finds_a_wrong_import(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "edited").mkdir()
     path = tmp_path / "edited" / "wrong.py"
     path.write_text("def late():\n    from editguard.methods import create\n    return create\n")
-    with pytest.raises(AssertionError, match="imports editguard.methods"):
+    with pytest.raises(AssertionError, match=r"imports editguard\.methods"):
         test_a_folder_imports_only_from_smaller_numbers(path)

@@ -1,5 +1,6 @@
 """An edit case: a request together with the probes that tell what it did."""
 
+import builtins
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -43,7 +44,7 @@ class Probe:
         if any(not answer.strip() for answer in self.answers):
             raise InvalidEdit(f"the {self.kind} probe {self.prompt!r} has an empty answer.")
 
-    @property
+    @builtins.property
     def id(self) -> str:
         """Content id of the probe: 16 hex digits."""
         return content_id("probe", self.property, self.kind, self.prompt, self.answers, self.choices)

@@ -45,21 +45,24 @@ def prefix_contexts(
 
 @torch.no_grad()
 def _draw(model: LanguageModel, length: int, count: int, seed: int, top_k: int = 5) -> list[str]:
-    """Return `count` texts of `length` tokens, the first word included; first words take turns."""
+    """Return `count` texts of `length` tokens, the first word included; first words take turns.
+
+    Texts whose first words have equally many tokens grow together, as the rows of one batch without padding.
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + length)
-    texts = []
-    for number in range(count):
-        word = FIRST_WORDS[number % len(FIRST_WORDS)]
-        ids = model.encode_text(word)
-        written = len(model.tokenizer(word, add_special_tokens=False)["input_ids"])
-        for _ in range(length - written):
-            row = torch.tensor([ids], device=model.device)
-            logits = model.logits(row, torch.ones_like(row))[0, -1]
+    words = [FIRST_WORDS[number % len(FIRST_WORDS)] for number in range(count)]
+    written = {word: len(model.tokenizer(word, add_special_tokens=False)["input_ids"]) for word in words}
+    rows = [model.encode_text(word) for word in words]
+    for size in sorted(set(written.values())):
+        together = [number for number, word in enumerate(words) if written[word] == size]
+        for _ in range(length - size):
+            ids = torch.tensor([rows[number] for number in together], device=model.device)
+            logits = model.logits(ids, torch.ones_like(ids))[:, -1]
             best = logits.double().cpu().topk(min(top_k, logits.shape[-1]))
-            choice = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
-            ids.append(int(best.indices[choice]))
-        texts.append(_as_context(model.decode(ids)))
-    return texts
+            choices = torch.multinomial(best.values.softmax(-1), 1, generator=generator)
+            for number, token in zip(together, best.indices.gather(1, choices)[:, 0].tolist(), strict=True):
+                rows[number].append(token)
+    return [_as_context(model.decode(row)) for row in rows]
 
 
 def _as_context(text: str) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 RECORDING = ("create", "update")
 
 
-class Regressed(AssertionError):
+class Regressed(AssertionError):  # noqa: N818
     """A measurement is worse than what was accepted; the message is the whole verdict."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,18 +170,13 @@ def _is_ours(definition: pytest.Item, name: str) -> bool:
     return False
 
 
-class _located:
+@contextmanager
+def _located(where: Callable[[], str]) -> Iterator[None]:
     """Turn an EditguardError into a collection error that begins with file and line."""
-
-    def __init__(self, where: Callable[[], str]) -> None:
-        self._where = where
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, EditguardError):
-            raise pytest.Collector.CollectError(f"{self._where()}: {error}") from None
+    try:
+        yield
+    except EditguardError as error:
+        raise pytest.Collector.CollectError(f"{where()}: {error}") from None
 
 
 def cell_of(item: pytest.Item | None) -> Cell | None:

@@ -104,8 +104,8 @@ def cells(declaration: Declaration, methods: Iterable[str], configuration: Confi
             json.dumps(settings, sort_keys=True, default=repr),
             declaration.id,
         )
-        for edits in declaration.checkpoints or (len(declaration.cases),):
-            found.append(Cell(declaration, method, edits, settings, group))
+        counts = declaration.checkpoints or (len(declaration.cases),)
+        found += [Cell(declaration, method, edits, settings, group) for edits in counts]
     return found
 
 

@@ -6,7 +6,6 @@ test: hypothesis, which objects to fixtures of one function, takes them as they 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,8 +58,8 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def baseline(request: pytest.FixtureRequest) -> Iterator[Baseline]:
+def baseline(request: pytest.FixtureRequest) -> Baseline:
     """Compares measurements with the accepted ones: `baseline.check(edited.locality())`."""
     from editguard.pytest_plugin.baselines import Baseline
 
-    yield Baseline(request.node, state.of(request.config))
+    return Baseline(request.node, state.of(request.config))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,16 @@ class Lines:
                     yield text
 
 
+@dataclass
+class OnDemand:
+    """Texts that are made when a method first asks for them; most never do."""
+
+    make: Callable[[], Sequence[str]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.make())
+
+
 def preparation(
     configuration: Configuration, requests: Sequence[EditRequest], on_progress: Callable[[str], None]
 ) -> Preparation:
@@ -43,12 +54,12 @@ def preparation(
     """
     from editguard.methods.protocol import Preparation
 
-    texts: Sequence[str] | Lines = ()
+    texts: Iterable[str] = ()
     demonstrations: Sequence[DemonstrationRecord] = ()
     if configuration.model == POCKET:
         from editguard.probes import pocket
 
-        texts = pocket.pocket_texts()
+        texts = OnDemand(pocket.pocket_texts)
         demonstrations = pocket.pocket_demonstrations(exclude={request.subject for request in requests})
     if configuration.corpus is not None:
         texts = Lines(configuration.corpus)

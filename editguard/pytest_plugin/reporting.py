@@ -30,7 +30,7 @@ class Gathered:
     costs: list[PhaseCost] = field(default_factory=list)
     verdicts: list[Verdict] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
-    """Checks without their verdicts: which baseline each of them asked for; values only where they are to be written."""
+    """Which baseline each check asked for, without its verdict; with values only where they are to be written."""
     refused: dict[str, int] = field(default_factory=dict)
     """How many tests a method refused, by the reason."""
     unfinished: int = 0
@@ -102,7 +102,7 @@ class Reporter:
             self._correct(session)
         try:
             self._write(finished)
-            if finished and not self._partial and not self._gathered.unfinished and self._covers(session):
+            if finished and not self._partial and not self._gathered.unfinished and self._covers():
                 self._look_for_orphans()
             elif self._state.configuration.baseline == "prune":
                 self._notes.append("nothing was pruned: only a complete and undisturbed run can tell orphans.")
@@ -181,7 +181,7 @@ class Reporter:
         for (suite, _), (environment, checks) in files.items():
             yield suite, environment, checks
 
-    def _covers(self, session: pytest.Session) -> bool:
+    def _covers(self) -> bool:
         """Whether every collected module was collected whole: nothing was named by node id, nothing left out."""
         chosen = ("keyword", "markexpr", "lf", "failedfirst_only", "stepwise")
         return not any(self._config.getoption(name, None) for name in chosen) and not any(

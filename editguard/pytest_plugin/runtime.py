@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ class Runtime:
     configuration: Configuration
     progress: Progress
     worker: int | None = None
-    on_measurement: Callable[[Measurement], None] = lambda measurement: None
+    on_measurement: Callable[[Measurement], None] | None = None
     costs: list[PhaseCost] = field(default_factory=list)
     _model: LanguageModel | None = None
     _failure: EditguardError | None = None
@@ -221,6 +222,7 @@ class Runtime:
         from editguard.models.loading import load_model
 
         asked = self.configuration
+        self._share_cores()
         with self.progress.phase(f"loading {asked.model}"):
             return load_model(
                 asked.model,
@@ -232,6 +234,14 @@ class Runtime:
                 batch_size=asked.batch_size,
                 chat=asked.chat_template,
             )
+
+    def _share_cores(self) -> None:
+        """Let each of several workers use its share of the cores, unless the user has said how many threads."""
+        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        if self.worker is not None and workers > 1 and "OMP_NUM_THREADS" not in os.environ:
+            import torch
+
+            torch.set_num_threads(max(1, torch.get_num_threads() // workers))
 
     def _device(self) -> str:
         """The device; of several GPUs, each xdist worker takes its own among those that the caller made visible."""

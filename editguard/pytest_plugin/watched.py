@@ -19,7 +19,7 @@ class WatchedModel(ModelUnderTest):
         self._answers = self._original = original._answers
         return self
 
-    def reporting(self, report: Callable[[Measurement], None]) -> Self:
+    def reporting(self, report: Callable[[Measurement], None] | None) -> Self:
         """Call `report` with every measurement from now on; returns itself."""
         self._report = report
         return self

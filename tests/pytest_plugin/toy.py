@@ -134,7 +134,7 @@ def _information(kind: type[Toy], *, default: bool) -> registry.MethodInfo:
 def install() -> Iterator[None]:
     """Put the toy model and methods in the place of the real ones until the generator is closed."""
     real = loading.load_model, registry.BUILT_IN
-    loading.load_model = lambda name, **options: ToyModel(str(name))  # type: ignore[assignment]
+    loading.load_model = lambda name, **_: ToyModel(str(name))  # type: ignore[assignment]
     registry.BUILT_IN = (
         _information(Toy, default=True),
         _information(Forgetful, default=True),
