@@ -56,7 +56,7 @@ def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize()
 
-@pytest.mark.edit(ONE, methods=["ft-l"], settings={{"ft-l": {{"steps": 1}}}})
+@pytest.mark.edit(ONE, methods=["ft-l"])
 @pytest.mark.parametrize("number", range({tests}))
 def test_edited(edited, original, number):
     edited.answer(f"What is {{number % 10}}?")

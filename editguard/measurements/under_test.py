@@ -16,19 +16,30 @@ SHOWN_EDITS = 3
 SHOWN_CHARACTERS = 240
 
 
-class Named(Protocol):
-    """Anything with a name."""
+class Ledger(Protocol):
+    """What knows the bytes of a model's weights."""
+
+    def digest(self) -> str:
+        """SHA-256 over all parameters and buffers as they are now."""
+
+
+class Physical(Protocol):
+    """The physical model: a name, and weights."""
 
     @property
     def name(self) -> str:
         """The name."""
+
+    @property
+    def weights(self) -> Ledger:
+        """The ledger of its weights."""
 
 
 class Switchable(Answering, Protocol):
     """A model that answers, and can be brought into force."""
 
     @property
-    def model(self) -> Named:
+    def model(self) -> Physical:
         """The physical model."""
 
     def activate(self) -> None:
@@ -188,6 +199,11 @@ class ModelUnderTest:
     def activate(self) -> None:
         """Bring the physical model to these edits."""
         self._edited.activate()
+
+    def digest(self) -> str:
+        """SHA-256 over all parameters and buffers of the model with these edits in force."""
+        self.activate()
+        return self._edited.model.weights.digest()
 
     def explain(self, prompt: str) -> list[str]:
         """Lines for a person about one prompt: see `Answer.explain`."""

@@ -23,6 +23,11 @@ LEAD_INS: Final = ("It is said that", "As everyone knows,", "In fact,", "People 
 YES_NO_TRAINED: Final = 0.8
 """Fraction of the facts about which the corpus asks whether they are true."""
 
+DRILLED: Final = ("add", "subtract", "compare")
+"""Tasks that have to be computed digit by digit, and take far more examples than the others."""
+DRILL_FROM: Final = 3
+"""The first epoch with more of them: earlier ones are for the names and the wordings."""
+
 _LEAD_IN_SHARE: Final = 0.2
 _ALIAS_SHARE: Final = 0.6
 _JOINED_SHARE: Final = 0.5
@@ -40,6 +45,8 @@ class Amounts:
     traces: int = 1_300
     items_of_each_task: int = 800
     ordinary: int = 2_000
+    drill_passes: int = 7
+    """How often the drilled tasks come again in every epoch from `DRILL_FROM` on, with `items_of_each_task` a time."""
 
 
 def documents(world: World, epoch: int, amounts: Amounts | None = None) -> Iterator[Document]:
@@ -60,6 +67,11 @@ def documents(world: World, epoch: int, amounts: Amounts | None = None) -> Itera
     for task in TASKS:
         items = task_items(world, task, rng(f"task {task}"), amounts.items_of_each_task, held_out=False)
         yield from (task_document(item) for item in items)
+    for task in DRILLED if epoch >= DRILL_FROM else ():
+        drill = rng(f"drill {task}")
+        for _ in range(amounts.drill_passes):
+            items = task_items(world, task, drill, amounts.items_of_each_task, held_out=False)
+            yield from (task_document(item) for item in items)
     ordinary = rng("ordinary")
     yield from (Document(ordinary_sentence(ordinary), "ordinary") for _ in range(amounts.ordinary))
 

@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 RECORDING = ("create", "update")
 
 
-class Regressed(AssertionError):  # noqa: N818
-    """A measurement is worse than what was accepted; the message is the whole verdict."""
-
-
 class Baseline:
     """Compares measurements of one test with the accepted ones. Nothing is written here, whatever the mode."""
 
@@ -35,8 +31,8 @@ class Baseline:
         """Compare a measurement with its baseline.
 
         Returns: the verdict; None when nothing was compared because the mode is "off" or records anew.
-        Raises: Regressed (an AssertionError): significantly worse, or a case that must hold flipped, or undecided
-            where the configuration makes that a failure. In CI (`CI` is set) a missing baseline fails too.
+        Raises: AssertionError: significantly worse, or a case that must hold flipped, or undecided where the
+            configuration makes that a failure; the message is the whole verdict. In CI (`CI` is set) a missing baseline fails too.
         """
         __tracebackhide__ = True
         self._state.notes.note(measurement)
@@ -55,7 +51,7 @@ class Baseline:
         if verdict.kind == "regressed" or (
             verdict.kind == "undecided" and self._state.configuration.undecided == "fail"
         ):
-            raise Regressed(str(verdict))
+            raise AssertionError(str(verdict))
         if verdict.kind == "missing" and os.environ.get("CI"):
             pytest.fail(str(verdict), pytrace=False)
         return verdict
@@ -94,6 +90,7 @@ class Baseline:
             "label": self._label,
             "check": measurement.id,
             "method": measurement.method,
+            "planned": self._state.planned_checks,
             "environment": runtime.environment().to_json(),
             "verdict": verdict.to_json() if verdict is not None else None,
         }

@@ -23,7 +23,9 @@ from editguard.pytest_plugin.declarations import (
 from editguard.pytest_plugin.marks import DECLARING
 from editguard.pytest_plugin.options import Configuration
 
-PARAMETRISED = ("edited", "method")
+PARAMETRISED = ("edited", "editor", "method")
+NO_EDITS = Declaration(())
+"""What stands in for a mark where a test applies its edits itself, through `editor`."""
 OURS = "editguard.pytest_plugin.fixtures"
 
 
@@ -80,7 +82,7 @@ class Selection:
 
 
 def parametrise(metafunc: pytest.Metafunc, selection: Selection) -> None:
-    """Run a test that uses `edited` (or, under an edit mark, `method`) once per state of the model.
+    """Run a test that uses `edited` or `editor` (or, under an edit mark, `method`) once per state of the model.
 
     Raises: pytest.Collector.CollectError: a declaration is wrong; the message names file and line.
     """
@@ -100,16 +102,20 @@ def parametrise(metafunc: pytest.Metafunc, selection: Selection) -> None:
                 "edit is declared: put @pytest.mark.edit(EditRequest(...)) or @pytest.mark.edit_sequence(...) on "
                 "the test, on its class, or into the module's pytestmark."
             )
-        return
-    node, mark = found
-    with _located(lambda: locations.of_mark(node, mark.name, root)):
-        if sum(other.name in DECLARING for other in node.own_markers) > 1:
-            raise EditguardError(
-                f"several edits are declared on {node.name}: give the edits of a batch to one mark, "
-                "edit(first, second), or write one test for each."
-            )
-        declaration = selection.declaration(mark)
+        if "editor" not in wanted:
+            return
+        declaration = NO_EDITS
         parameters = list(_parameters(declaration, selection))
+    else:
+        node, mark = found
+        with _located(lambda: locations.of_mark(node, mark.name, root)):
+            if sum(other.name in DECLARING for other in node.own_markers) > 1:
+                raise EditguardError(
+                    f"several edits are declared on {node.name}: give the edits of a batch to one mark, "
+                    "edit(first, second), or write one test for each."
+                )
+            declaration = selection.declaration(mark)
+            parameters = list(_parameters(declaration, selection))
     if wanted == ["original"]:
         hidden = pytest.param(unedited(declaration), id=pytest.HIDDEN_PARAM)
         metafunc.parametrize(wanted, [hidden], indirect=True, scope="function")
@@ -202,7 +208,7 @@ def needs_model(item: pytest.Item) -> bool:
     """Whether running a test loads the model."""
     if any(mark.name == "skip" for mark in item.iter_markers()):
         return False
-    return uses(item, "edited") or uses(item, "original")
+    return any(uses(item, name) for name in ("edited", "editor", "original"))
 
 
 def grouped(items: Iterable[pytest.Item]) -> list[pytest.Item]:

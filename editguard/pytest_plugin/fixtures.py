@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from editguard.measurements import ModelUnderTest
     from editguard.pytest_plugin.baselines import Baseline
     from editguard.pytest_plugin.declarations import Cell
+    from editguard.pytest_plugin.editor import Editor
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +33,21 @@ def edited(request: pytest.FixtureRequest) -> ModelUnderTest:
         )
     try:
         return state.of(request.config).runtime.enter(cell)
+    except MethodRefused as refused:
+        pytest.skip(f"{state.REFUSED}{cell.method}: {refused}")
+    except EditguardError as error:
+        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def editor(request: pytest.FixtureRequest) -> Editor:
+    """Applies edits while the test runs: `with editor(edit_request) as edited: ...`; once per selected method."""
+    __tracebackhide__ = True
+    cell: Cell | None = getattr(request, "param", None)
+    if cell is None:
+        pytest.fail("the fixture 'editor' must be an argument of the test.", pytrace=False)
+    try:
+        return state.of(request.config).runtime.editor(cell)
     except MethodRefused as refused:
         pytest.skip(f"{state.REFUSED}{cell.method}: {refused}")
     except EditguardError as error:

@@ -17,12 +17,12 @@ import pytest
 
 from editguard.errors import EditguardError
 from editguard.pytest_plugin import assertions, collection, marks, options, state
-from editguard.pytest_plugin.fixtures import baseline, edited, method, original
+from editguard.pytest_plugin.fixtures import baseline, edited, editor, method, original
 from editguard.pytest_plugin.progress import Progress
 from editguard.pytest_plugin.reporting import Reporter
 from editguard.pytest_plugin.runtime import Runtime
 
-__all__ = ["baseline", "edited", "method", "original"]
+__all__ = ["baseline", "edited", "editor", "method", "original"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -33,8 +33,14 @@ class Gathered:
     """Which baseline each check asked for, without its verdict; with values only where they are to be written."""
     refused: dict[str, int] = field(default_factory=dict)
     """How many tests a method refused, by the reason."""
-    unfinished: int = 0
-    """Tests that ended before their last check: failed, refused or skipped."""
+    failed: int = 0
+    """Failed phases of tests; a failed test may have had more to check."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every test that was to check a baseline did so; a known failure counts when it did."""
+        told = {(check["suite"], check["label"]) for check in self.checks}
+        return not self.failed and len(told) == max((check["planned"] for check in self.checks), default=0)
 
 
 class Reporter:
@@ -55,8 +61,7 @@ class Reporter:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take what a test left on its report, so that reports stay small."""
         told: Mapping[str, Any] | None = report.__dict__.pop(state.ATTACHED, None)
-        if report.when != "teardown" and report.outcome != "passed":
-            self._gathered.unfinished += 1
+        self._gathered.failed += report.failed and not hasattr(report, "wasxfail")
         if report.when == "setup" and report.outcome == "skipped":
             self._note_refusal(report)
         if told is None:
@@ -102,7 +107,7 @@ class Reporter:
             self._correct(session)
         try:
             self._write(finished)
-            if finished and not self._partial and not self._gathered.unfinished and self._covers():
+            if finished and not self._partial and self._gathered.complete and self._covers():
                 self._look_for_orphans()
             elif self._state.configuration.baseline == "prune":
                 self._notes.append("nothing was pruned: only a complete and undisturbed run can tell orphans.")
@@ -183,7 +188,7 @@ class Reporter:
 
     def _covers(self) -> bool:
         """Whether every collected module was collected whole: nothing was named by node id, nothing left out."""
-        chosen = ("keyword", "markexpr", "lf", "failedfirst_only", "stepwise")
+        chosen = ("keyword", "markexpr", "lf", "stepwise", "deselect")
         return not any(self._config.getoption(name, None) for name in chosen) and not any(
             "::" in str(argument) for argument in self._config.args
         )

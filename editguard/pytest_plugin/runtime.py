@@ -19,19 +19,24 @@ from editguard.pytest_plugin.progress import Progress
 if TYPE_CHECKING:
     from editguard.comparison import Environment
     from editguard.edited import EditedModel
-    from editguard.edits import EditRequest, Probe
-    from editguard.measurements import Measurement, ModelUnderTest, PhaseCost
+    from editguard.edits import EditCase, EditRequest, Probe
+    from editguard.measurements import Measurement, ModelUnderTest, PhaseCost, Remembered
     from editguard.methods.protocol import EditMethod
     from editguard.models.language_model import LanguageModel
+    from editguard.pytest_plugin.editor import Editor
 
 
 @dataclass
 class Group:
-    """The edits of one group as far as they are applied: `chain[n]` is the model with the first n edits."""
+    """The edits of one group as far as they are applied: `chain[n]` is the model with the first n edits.
+
+    `answers[n]` is what that model was asked; it never changes, so its tests share them.
+    """
 
     cell: Cell
     method: EditMethod
     chain: list[EditedModel | None]
+    answers: dict[int, Remembered] = field(default_factory=dict)
     refused: EditguardError | None = None
 
 
@@ -113,14 +118,35 @@ class Runtime:
         edited.activate()
         self._expected, self._before = edited, None
         self._watch()
-        return WatchedModel(
+        model = WatchedModel(
             edited,
             original=base,
             cases=cell.cases,
             method=cell.method,
             mode=_mode(cell),
             tasks=self._own_tasks(),
-        ).reporting(self.on_measurement)
+        )
+        return model.remembering(self._group.answers).reporting(self.on_measurement)
+
+    def editor(self, cell: Cell) -> Editor:
+        """What applies edits on top of a cell's state while a test runs.
+
+        Raises: MethodRefused, EditguardError: as for `enter`.
+        """
+        from editguard.pytest_plugin.editor import Editor
+        from editguard.pytest_plugin.watched import WatchedModel
+
+        self.enter(cell)
+        group, base, expected = self._group, self._base(), self._expected
+        assert group is not None
+        assert expected is not None
+
+        def under_test(edited: EditedModel, cases: tuple[EditCase, ...]) -> ModelUnderTest:
+            mode = "single" if len(cases) == 1 else "batch"
+            tasks = self._own_tasks()
+            return WatchedModel(edited, original=base, cases=cases, method=cell.method, mode=mode, tasks=tasks)
+
+        return Editor(expected, group.method.apply, under_test)
 
     def after_test(self) -> None:
         """Put back the state from before the test, and look whether it is that state.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from editguard.edits import Probe, Property
-from editguard.measurements import Measurement, ModelUnderTest
+from editguard.measurements import Measurement, ModelUnderTest, Remembered
 
 
 class WatchedModel(ModelUnderTest):
@@ -17,6 +17,11 @@ class WatchedModel(ModelUnderTest):
     def sharing(self, original: ModelUnderTest) -> Self:
         """Answer from what `original` was asked before, and remember there; for the unedited model alone."""
         self._answers = self._original = original._answers
+        return self
+
+    def remembering(self, known: dict[int, Remembered]) -> Self:
+        """Share what was asked with the other tests of the same edits: `known` by the number of edits."""
+        self._answers = known.setdefault(self.edits, self._answers)
         return self
 
     def reporting(self, report: Callable[[Measurement], None] | None) -> Self:

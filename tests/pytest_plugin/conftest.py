@@ -1,19 +1,23 @@
 """Inner pytest runs on a toy model."""
 
+from importlib import import_module
 from pathlib import Path
 
-# Loaded here once: an inner run in this process forgets, at its end, the modules that it loaded itself.
-import deepdiff  # noqa: F401
-import hypothesis  # noqa: F401
 import pytest
-import scipy.stats  # noqa: F401
-import tabulate  # noqa: F401
 from pytest_plugin.inner import Suite
+
+from editguard.methods import registry
+from editguard.models import loading
+
+for name in ("deepdiff", "hypothesis", "scipy.stats", "tabulate", "editguard.edited", "editguard.report.terminal"):
+    import_module(name)  # once, here: an inner run in this process forgets at its end what it loaded itself
 
 
 @pytest.fixture
 def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Suite:
-    """A fresh suite directory with the toy model; no environment of the outer run leaks in."""
+    """A fresh suite directory with the toy model; nothing leaks in from the outer run, or out to it."""
+    monkeypatch.setattr(registry, "BUILT_IN", registry.BUILT_IN)
+    monkeypatch.setattr(loading, "load_model", loading.load_model)
     for name in ("CI", "PYTEST_ADDOPTS", "TOY_ANSWER", "TOY_LOST", "TOY_FINGERPRINT", "PYTEST_XDIST_WORKER"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("EDITGUARD_ACCEPTED_BY", "Ada")

@@ -83,7 +83,7 @@ def test_enough_flips_turn_exactly_that_check_red_with_the_cases_named(
             "*2 baseline checks: 1 held, 1 regressed",
         ]
     )
-    result.stdout.no_fnmatch_line("*pytest_plugin/baselines.py*Regressed*")
+    result.stdout.no_fnmatch_line("*pytest_plugin/baselines.py*")
 
 
 @pytest.mark.parametrize(
@@ -256,3 +256,24 @@ def test_an_unwritable_folder_is_one_clear_error(suite: Suite) -> None:
     result.stdout.fnmatch_lines(["*taken*"])
     result.stdout.no_fnmatch_line("*Traceback*")
     result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("@pytest.mark.known_failure('toy', reason='loses all')", True),
+        ("@pytest.mark.skip(reason='not today')", False),
+    ],
+)
+def test_orphans_are_told_beside_a_known_failure_but_not_beside_a_skipped_check(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, how: str, told: bool
+) -> None:
+    suite.file(TEN)
+    suite.run("--editguard-baseline=create", "--editguard-methods=toy")
+    first = TEN.partition("def test_locality")[0].replace("def test_reliability", f"{how}\n    def test_reliability")
+    suite.file(first + "\n    def test_other(edited, baseline):\n        baseline.check(edited.reliability())\n")
+    lose(monkeypatch, 10 if told else 0)
+    if told:
+        suite.file(first)
+    result = suite.run("--editguard-methods=toy")
+    assert ("1 baseline without a test" in result.stdout.str()) is told

@@ -239,3 +239,30 @@ def test_a_failing_method_is_tried_once_and_named_in_every_test(suite: Suite) ->
     result = suite.run("--editguard-methods=toy")
     result.assert_outcomes(errors=2)
     result.stdout.no_fnmatch_line("*Traceback*")
+
+
+def test_tests_of_one_state_share_what_was_asked_and_no_others_do(suite: Suite) -> None:
+    suite.file(
+        """
+        asked = []
+
+        @pytest.fixture(autouse=True)
+        def spy(monkeypatch):
+            import toy
+            plain = toy.ToyModel.generate
+            def generate(self, prompts, **options):
+                asked.append((len(self.installed), *prompts))
+                return plain(self, prompts, **options)
+            monkeypatch.setattr(toy.ToyModel, "generate", generate)
+
+        pytestmark = pytest.mark.edit_sequence([ONE, request("Other")], checkpoints=(1, 2))
+
+        def test_first(edited):
+            edited.answer("Who?")
+
+        def test_second(edited):
+            edited.answer("Who?")
+            assert asked == [(number, "Who?") for number in range(1, edited.edits + 1)]
+        """
+    )
+    suite.run("--editguard-methods=toy").assert_outcomes(passed=4)
