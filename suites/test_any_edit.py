@@ -1,7 +1,7 @@
 """Properties instead of examples: hypothesis draws the edits and the wordings.
 
-`editor` applies edits that are drawn while the test runs: `with editor(request) as edited:`; behind the block the model has its
-own bytes again. A counterexample is shrunk to the simplest edit that shows it.
+`editor` applies edits that are drawn while the test runs: `with editor(request) as edited:`; behind the block the
+model has its own bytes again. A counterexample is shrunk to the simplest edit that shows it.
 """
 
 import pytest
@@ -27,9 +27,7 @@ def requests(draw: st.DrawFn) -> EditRequest:
     wording = draw(st.sampled_from([t for t in WORLD.templates(relation) if t.kind == "statement"]))
     fact = WORLD.fact(subject, relation)
     targets = [name for name in WORLD.objects(relation) if fact is None or name != fact.object]
-    return EditRequest(
-        prompt=wording.text, subject=subject, target=draw(st.sampled_from(targets)), relation=relation
-    )
+    return EditRequest(prompt=wording.text, subject=subject, target=draw(st.sampled_from(targets)), relation=relation)
 
 
 @few

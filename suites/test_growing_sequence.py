@@ -1,7 +1,7 @@
 """Sixty edits, one after another, looked at after 1, 10, 30 and 60: what is left of the first ones, and of the rest?
 
-The sequence grows in place: the tenth edit is made on the model that holds nine, and each checkpoint asks *all* edits so
-far again (retention), not only the newest. Locality is always relative to the model without any edit.
+The sequence grows in place: the tenth edit is made on the model that holds nine, and each checkpoint asks *all* edits
+so far again (retention), not only the newest. Locality is always relative to the model without any edit.
 """
 
 import pytest

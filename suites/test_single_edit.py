@@ -7,7 +7,15 @@ Torvani. We change that, and ask. Every test below runs once for each selected e
 import pytest
 
 from editguard import EditCase, EditRequest, Probe
-from editguard.probes import distracting, one_hop, other_relations, rephrases, reversed_relation, subject_replace, unchanged
+from editguard.probes import (
+    distracting,
+    one_hop,
+    other_relations,
+    rephrases,
+    reversed_relation,
+    subject_replace,
+    unchanged,
+)
 
 MARRIED = EditRequest(
     prompt="{} is married to",
@@ -76,7 +84,7 @@ def test_locality(edited, baseline, kind):
 
 
 def test_a_distracting_statement_does_not_leak_into_the_unedited_model(original, edited):
-    """The distracting form changes no answer of a model that knows its facts: what changes later is the edit's doing."""
+    """The distracting form changes no answer of the unedited model: what changes later is the edit's doing."""
     plain, distracted = NEIGHBOUR.prompt, distracting(MARRIED, NEIGHBOUR).prompt
     assert original.answer(distracted) == original.answer(plain)
 

@@ -24,6 +24,4 @@ def superseded(requests: Sequence[EditRequest]) -> frozenset[int]:
     A repetition with the same target supersedes too: only the last mention is asked for.
     """
     last = {request.fact_key: position for position, request in enumerate(requests)}
-    return frozenset(
-        position for position, request in enumerate(requests) if last[request.fact_key] != position
-    )
+    return frozenset(position for position, request in enumerate(requests) if last[request.fact_key] != position)

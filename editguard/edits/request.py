@@ -52,9 +52,7 @@ class EditRequest:
         if not self.subject.strip():
             raise InvalidEdit(f"the request {self.prompt!r} has an empty subject: name the entity to edit.")
         if not self.target.strip():
-            raise InvalidEdit(
-                f"the request {self.text!r} has an empty target: give the answer wanted after the edit."
-            )
+            raise InvalidEdit(f"the request {self.text!r} has an empty target: give the answer wanted after the edit.")
 
     @classmethod
     def from_text(

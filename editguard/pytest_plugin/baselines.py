@@ -32,7 +32,8 @@ class Baseline:
 
         Returns: the verdict; None when nothing was compared because the mode is "off" or records anew.
         Raises: AssertionError: significantly worse, or a case that must hold flipped, or undecided where the
-            configuration makes that a failure; the message is the whole verdict. In CI (`CI` is set) a missing baseline fails too.
+            configuration makes that a failure; the message is the whole verdict. In CI (`CI` is set) a missing
+            baseline fails too.
         """
         __tracebackhide__ = True
         self._state.notes.note(measurement)

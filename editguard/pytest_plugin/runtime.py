@@ -324,10 +324,10 @@ class Runtime:
 
     def _grown(self, group: Group, cell: Cell) -> EditedModel:
         """The group's model with the cell's edits, grown from the longest chain there is."""
-        if group.refused is not None:
-            raise group.refused
         if cell.edits < len(group.chain) and (known := group.chain[cell.edits]) is not None:
             return known
+        if group.refused is not None:
+            raise group.refused
         requests = [case.request for case in cell.cases]
         try:
             if cell.declaration.sequence:

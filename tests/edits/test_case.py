@@ -6,9 +6,7 @@ from editguard.edits import EditCase, EditRequest, Probe, as_cases
 from editguard.errors import InvalidEdit
 
 REQUEST = EditRequest(prompt="The capital of {} is", subject="Velloria", target="Oskar")
-REPHRASE = Probe(
-    property="generalization", kind="rephrase", prompt="Velloria's capital is", answers=("Oskar",)
-)
+REPHRASE = Probe(property="generalization", kind="rephrase", prompt="Velloria's capital is", answers=("Oskar",))
 
 
 def test_one_request_one_case_or_a_mixture_become_cases_in_their_order() -> None:
@@ -44,7 +42,5 @@ def test_probes_do_not_make_another_edit_of_a_case() -> None:
 
 
 def test_probe_ids_tell_probes_apart() -> None:
-    other = Probe(
-        property="generalization", kind="rephrase", prompt="Velloria's capital is", answers=("Ona",)
-    )
+    other = Probe(property="generalization", kind="rephrase", prompt="Velloria's capital is", answers=("Ona",))
     assert REPHRASE.id != other.id

@@ -12,9 +12,7 @@ filled = plain.filter(str.strip)
 
 
 @given(before=plain, after=plain, subject=filled, target=filled)
-def test_the_text_is_the_prompt_with_the_subject_spliced_in(
-    before: str, after: str, subject: str, target: str
-) -> None:
+def test_the_text_is_the_prompt_with_the_subject_spliced_in(before: str, after: str, subject: str, target: str) -> None:
     request = EditRequest(prompt=f"{before}{{}}{after}", subject=subject, target=target)
     assert request.text == before + subject + after
 
@@ -64,8 +62,7 @@ def test_a_subject_that_is_not_in_the_text_is_refused() -> None:
 @given(st.tuples(filled, filled), st.tuples(filled, filled))
 def test_ids_are_equal_exactly_for_equal_content(a: tuple[str, str], b: tuple[str, str]) -> None:
     first, second = (
-        EditRequest(prompt="The capital of {} is", subject=subject, target=target)
-        for subject, target in (a, b)
+        EditRequest(prompt="The capital of {} is", subject=subject, target=target) for subject, target in (a, b)
     )
     assert (first.id == second.id) == (a == b)
 
