@@ -85,6 +85,14 @@ def right_padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows begin with, leaving at least one token of each row."""
+    first, last = min(rows), max(rows)
+    limit = min(len(row) for row in rows) - 1
+    different = (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    return max(0, min(limit, next(different, limit)))
+
+
 def continue_greedily(
     forward: Forward,
     rows: Sequence[Sequence[int]],
@@ -92,6 +100,8 @@ def continue_greedily(
     limits: Sequence[int],
     finished: Callable[[Sequence[int]], bool],
     end_ids: frozenset[int],
+    past: Any = None,
+    cached: int = 0,
 ) -> list[tuple[list[int], bool]]:
     """Continue each row by its most likely tokens.
 
@@ -101,21 +111,24 @@ def continue_greedily(
         limits: how many tokens each row may get, at least 1.
         finished: whether the new tokens of a row hold a complete answer.
         end_ids: tokens that end a text; they are not part of the answer.
+        past, cached: the attention cache of `cached` tokens that stand before every row, one copy per row.
 
     Raises: UndefinedByPaddingError: rows of different lengths gave undefined numbers.
 
     Returns: for each row its new ids, and whether it came to an end before its limit.
     """
     ids, mask = left_padded(rows)
+    padded = not bool(mask.all())
+    mask = torch.cat([torch.ones(len(rows), cached, dtype=mask.dtype), mask], dim=1)
     made: list[list[int]] = [[] for _ in rows]
     ended = [False] * len(rows)
     active = list(range(len(rows)))
-    past: Any = None
+    first_pass = True
     while active:
-        first_pass = past is None
         logits, past = forward(ids, mask, past)
-        if first_pass and not mask.all() and logits.isnan().any():
+        if first_pass and padded and logits.isnan().any():
             raise UndefinedByPaddingError
+        first_pass = False
         chosen: list[int] = logits.argmax(-1).tolist()
         going: list[int] = []
         for place, row in enumerate(active):

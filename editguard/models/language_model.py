@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from editguard.models.generation import (
     Generation,
     StopRule,
     UndefinedByPaddingError,
+    common_prefix,
     continue_greedily,
     right_padded,
 )
@@ -39,6 +40,15 @@ class Change(Protocol):
 
     def rewrite(self, prompts: Sequence[str]) -> list[str]:
         """The prompts that the model reads in place of these."""
+
+
+SHARED_TOKENS: Final = 48
+"""Rows that begin with so many equal tokens are batched together, and these tokens are run once."""
+
+
+def _beginnings(rows: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """What decides which rows are worth a common batch: their beginning, where much can follow it."""
+    return [tuple(row[:SHARED_TOKENS]) if len(row) > 2 * SHARED_TOKENS else () for row in rows]
 
 
 class LanguageModel:
@@ -90,6 +100,7 @@ class LanguageModel:
         taken = inspect.signature(self.anatomy.backbone.forward).parameters
         self._takes_positions = "position_ids" in taken
         self._end_ids = _end_ids(model, tokenizer)
+        self._slides = False
 
     # ---- what it is
 
@@ -212,12 +223,16 @@ class LanguageModel:
             return stop.ends(self.decode(new))
 
         def run(batch: list[int]) -> list[tuple[list[int], bool]]:
+            chosen = [rows[index] for index in batch]
+            past, cached = self._shared(chosen)
             return continue_greedily(
                 step,
-                [rows[index] for index in batch],
+                [row[cached:] for row in chosen],
                 limits=[limits[index] for index in batch],
                 finished=finished,
                 end_ids=self._end_ids,
+                past=past,
+                cached=cached,
             )
 
         def run_safely(batch: list[int]) -> list[tuple[list[int], bool]]:
@@ -232,7 +247,7 @@ class LanguageModel:
                 }
                 return [made[index] for index in batch]
 
-        made = self.in_batches([len(row) for row in rows], run_safely)
+        made = self.in_batches([len(row) for row in rows], run_safely, keys=_beginnings(rows))
         answers: dict[str, Generation] = {}
         for prompt, (new, ended) in zip(unique, made, strict=True):
             text, cut = stop.cut(self.decode(new))
@@ -259,7 +274,8 @@ class LanguageModel:
             )
             return [_score(rows, after) for rows, (_, after) in zip(logits, items, strict=True)]
 
-        made = self.in_batches([len(before) + len(after) for before, after in encoded], run)
+        lengths = [len(before) + len(after) for before, after in encoded]
+        made = self.in_batches(lengths, run, keys=_beginnings([before for before, _ in encoded]))
         scores = dict(zip(unique, made, strict=True))
         return [scores[pair] for pair in pairs]
 
@@ -281,21 +297,26 @@ class LanguageModel:
                 tops.append([(self._token_text(token), probability) for token, probability in pairs])
             return tops
 
-        return self.in_batches([len(row) for row in rows], run)
+        return self.in_batches([len(row) for row in rows], run, keys=_beginnings(rows))
 
     def batches(
-        self, lengths: Sequence[int], run: Callable[[list[int]], _Result]
+        self,
+        lengths: Sequence[int],
+        run: Callable[[list[int]], _Result],
+        keys: Sequence[tuple[int, ...]] | None = None,
     ) -> Iterator[tuple[list[int], _Result]]:
         """Call `run`, without gradients, with the indices of rows of like length, longest first.
 
         When the device's memory is short the batch is halved and run again, so `run` must have no
-        effect besides its result.
+        effect besides its result. Rows of different `keys` never share a batch.
 
         Yields: the indices of each batch, and what `run` returned for it.
         """
-        order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+        kinds: Sequence[tuple[int, ...]] = keys if keys is not None else [()] * len(lengths)
+        order = sorted(range(len(lengths)), key=lambda index: (kinds[index], -lengths[index]))
         while order:
-            batch = order[: self.batch_size]
+            alike = (place for place, index in enumerate(order) if kinds[index] != kinds[order[0]])
+            batch = order[: min(self.batch_size, next(alike, len(order)))]
             try:
                 with torch.no_grad():
                     made = run(batch)
@@ -307,11 +328,16 @@ class LanguageModel:
             yield batch, made
             order = order[len(batch) :]
 
-    def in_batches(self, lengths: Sequence[int], run: Callable[[list[int]], list[_Result]]) -> list[_Result]:
+    def in_batches(
+        self,
+        lengths: Sequence[int],
+        run: Callable[[list[int]], list[_Result]],
+        keys: Sequence[tuple[int, ...]] | None = None,
+    ) -> list[_Result]:
         """Like `batches` for a `run` that returns one result per row: all results, in the rows'
         order."""
         results: dict[int, _Result] = {}
-        for batch, made in self.batches(lengths, run):
+        for batch, made in self.batches(lengths, run, keys):
             results.update(zip(batch, made, strict=True))
         return [results[index] for index in range(len(lengths))]
 
@@ -335,12 +361,31 @@ class LanguageModel:
     def _logits_at(self, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int] | range]) -> list[Tensor]:
         """Logits (positions, vocabulary) at chosen positions of each row; the head runs at these
         alone."""
-        ids, mask = right_padded(rows)
-        states = self.forward(ids, mask).last_hidden_state
+        past, cached = self._shared([row[: places[0] + 1] for row, places in zip(rows, positions, strict=True)])
+        ids, mask = right_padded([row[cached:] for row in rows])
+        mask = torch.cat([torch.ones(len(rows), cached, dtype=mask.dtype), mask], dim=1)
+        states = self.forward(ids, mask, past=past).last_hidden_state
         row_index = [row for row, places in enumerate(positions) for _ in places]
-        place_index = [place for places in positions for place in places]
+        place_index = [place - cached for places in positions for place in places]
         logits = self.anatomy.unembed(states[row_index, place_index])
         return list(torch.split(logits, [len(places) for places in positions]))
+
+    def _shared(self, rows: Sequence[Sequence[int]]) -> tuple[Any, int]:
+        """The attention cache of what all rows begin with, one copy per row, and how many tokens these are.
+
+        A memory method puts the same demonstrations before every question; they are read once. (None, 0) where it
+        does not pay, and where attention looks through a sliding window: padding behind the cache would push it on.
+        """
+        cached = common_prefix(rows)
+        if len(rows) < 2 or cached < SHARED_TOKENS or self._slides:
+            return None, 0
+        ids = torch.tensor([list(rows[0][:cached])])
+        past = self.forward(ids, torch.ones_like(ids), use_cache=True).past_key_values
+        if any(past.is_sliding):
+            self._slides = True
+            return None, 0
+        past.batch_repeat_interleave(len(rows))
+        return past, cached
 
     def _halve(self, rows: int) -> None:
         self.batch_size = max(1, rows // 2)

@@ -310,3 +310,36 @@ def test_gradients_reach_a_vector_that_is_added_to_the_residual_stream():
 def test_rows_of_like_length_run_together_so_that_little_is_padding():
     model = zoo.tiny("gpt2", batch_size=2)
     assert [batch for batch, _ in model.batches([3, 9, 4, 8, 1], len)] == [[1, 3], [2, 0], [4]]
+
+
+DEMONSTRATIONS = "New Fact: Ines Holt was born in Belmora. Prompt: Ines Holt was born in Belmora. "
+LONG = tuple(DEMONSTRATIONS + prompt for prompt in PROMPTS) + PROMPTS[:2]
+
+
+@every_family
+def test_what_several_prompts_begin_with_is_read_once_and_changes_nothing(family, monkeypatch):
+    apart, together = zoo.tiny(family), zoo.tiny(family)
+    pairs = [(prompt, "Tamrin, by the sea") for prompt in LONG]
+    answers = [apart.generate([prompt], max_new_tokens=8)[0] for prompt in LONG]
+    scores = [apart.score([pair])[0] for pair in pairs]
+    likely = [apart.next_tokens([prompt])[0] for prompt in LONG]
+
+    monkeypatch.setattr("editguard.models.language_model.SHARED_TOKENS", 4)
+    seen = []
+    forward = together.forward
+    monkeypatch.setattr(together, "forward", lambda ids, mask, **more: seen.append(ids) or forward(ids, mask, **more))
+    assert [made.text for made in together.generate(LONG, max_new_tokens=8)] == [made.text for made in answers]
+    beginning = len(together.encode(DEMONSTRATIONS))
+    assert any(len(ids) == 1 and ids.shape[1] >= beginning - 2 for ids in seen)
+    sliding = family in ("mistral", "gemma2", "gemma3_text", "gemma3")
+    assert any(len(ids) > 1 and ids.shape[1] >= beginning for ids in seen) == sliding
+    torch.testing.assert_close(log_probs(together.score(pairs)), log_probs(scores), atol=2e-4, rtol=1e-4)
+    for one, other in zip(together.next_tokens(LONG), likely, strict=True):
+        assert [token for token, _ in one] == [token for token, _ in other]
+
+
+def test_prompts_with_equal_beginnings_are_batched_together():
+    model = zoo.tiny("gpt2")
+    keys = [(1,), (2,), (1,), (), (2,)]
+    batches = [batch for batch, _ in model.batches([9, 8, 7, 6, 5], lambda batch: None, keys)]
+    assert [sorted(batch) for batch in batches] == [[3], [0, 2], [1, 4]]
