@@ -22,6 +22,10 @@ from editguard.pocket.scores import SCORES, Score
 from editguard.pocket.splits import stream
 from editguard.pocket.tokenizer import load_tokenizer
 from editguard.pocket.world import World
+from editguard.storage import write_atomically
+
+CARD_FILE = "scores.json"
+"""Beside the weights: what `--save` wrote for them."""
 
 _BATCH_TOKENS = 8192
 
@@ -75,6 +79,11 @@ def _groups(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]
         yield group
 
 
+def card(folder: Path) -> dict[str, Result]:
+    """The figures of the model card that lies beside a model's weights, by the score's name."""
+    return {record["name"]: Result(**record) for record in json.loads((folder / CARD_FILE).read_text())}
+
+
 def measure(
     model: PreTrainedModel, tokenizer: Tokenizer, world: World, scores: Sequence[Score] = SCORES, *, count: int = 1000
 ) -> Iterator[Result]:
@@ -93,13 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", help="scores whose name holds this text")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="to compute in")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="also write the JSON here")
     chosen = parser.parse_args(arguments)
     model = AutoModelForCausalLM.from_pretrained(chosen.model, dtype=getattr(torch, chosen.dtype))
     scores = [score for score in SCORES if chosen.only is None or chosen.only in score.name]
     measured = measure(model, load_tokenizer(chosen.model), default_world(), scores, count=chosen.count)
     results = list(tqdm(measured, total=len(scores), unit="score", disable=None))
+    record = json.dumps([asdict(result) for result in results], indent=2)
+    if chosen.save is not None:
+        write_atomically(chosen.save, record + "\n")
     if chosen.json:
-        print(json.dumps([asdict(result) for result in results], indent=2))
+        print(record)
         return
     marks = {True: "reached", False: "missed", None: ""}
     rows = [(r.name, f"{r.accuracy:.3f}", r.probes, r.target or "", marks[r.reached]) for r in results]

@@ -341,5 +341,5 @@ def test_what_several_prompts_begin_with_is_read_once_and_changes_nothing(family
 def test_prompts_with_equal_beginnings_are_batched_together():
     model = zoo.tiny("gpt2")
     keys = [(1,), (2,), (1,), (), (2,)]
-    batches = [batch for batch, _ in model.batches([9, 8, 7, 6, 5], lambda batch: None, keys)]
+    batches = [batch for batch, _ in model.batches([9, 8, 7, 6, 5], lambda _: None, keys)]
     assert [sorted(batch) for batch in batches] == [[3], [0, 2], [1, 4]]
