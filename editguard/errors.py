@@ -44,6 +44,10 @@ class MethodRefused(EditguardError):
     """An editing method cannot do what it was asked on this model; the message gives the reason."""
 
 
+class MissingMaterial(MethodRefused):
+    """A method was given no text, or no records, to prepare from; it could edit this model otherwise."""
+
+
 class InvalidSettings(EditguardError, ValueError):
     """A setting of a method has an unknown name or an impossible value."""
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from editguard.edited import AppliedEdit, EditedModel, PromptMemory, remembered
 from editguard.edits import EditRequest, refuse_conflicts
-from editguard.errors import InvalidSettings, MethodRefused
+from editguard.errors import InvalidSettings, MethodRefused, MissingMaterial
 from editguard.methods.demonstrations import (
     Demonstration,
     Pool,
@@ -203,11 +203,11 @@ class InContextEditing:
         data.on_progress(f"ike: indexing {len(data.demonstrations)} demonstration records")
         pool = Pool.of(data.demonstrations, self.settings.proportion, self._encoder(model))
         if pool is None:
-            raise MethodRefused(
+            raise MissingMaterial(
                 f"ike needs records to demonstrate with, and of the {len(data.demonstrations)} given none has "
-                "paraphrases and neighbours: pass Preparation(demonstrations=[DemonstrationRecord(prompt=..., "
-                "subject=..., target_new=..., target_true=..., paraphrases=[...], neighbours=[...]), ...]), or set "
-                "demonstrations = 0 to state the new fact alone."
+                "paraphrases and neighbours: name a file in [tool.editguard] demonstrations, one JSON object per line "
+                "with prompt, subject, target_new, target_true, paraphrases and neighbours "
+                "(Preparation(demonstrations=...) from Python), or set demonstrations = 0 to state the new fact alone."
             )
         self._pools[model] = pool
 

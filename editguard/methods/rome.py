@@ -19,7 +19,7 @@ from torch import Tensor
 
 from editguard.edited import AppliedEdit, EditedModel, WeightDelta, stack_kept
 from editguard.edits import EditRequest
-from editguard.errors import InvalidSettings, MethodRefused
+from editguard.errors import InvalidSettings, MethodRefused, MissingMaterial
 from editguard.methods.context_templates import ROME_LENGTHS, prefix_contexts
 from editguard.methods.keys import keys_and_outputs
 from editguard.methods.protocol import Preparation
@@ -176,9 +176,10 @@ class Rome:
             return
         texts = tuple(data.texts)
         if not texts:
-            raise MethodRefused(
-                "rome needs running text for the second moment of the keys: give Preparation(texts=...), or set "
-                "second_moment_adjustment = false, which is a method of poorer locality."
+            raise MissingMaterial(
+                "rome needs running text for the second moment of the keys (--editguard-corpus FILE, one document per "
+                "line; Preparation(texts=...) from Python), or second_moment_adjustment = false, a method of poorer "
+                "locality."
             )
         layer = self.settings.layer
         tokens = data.second_moment_tokens or 10 * model.anatomy.d_ff

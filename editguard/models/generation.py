@@ -87,7 +87,8 @@ def right_padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     """How many tokens all rows begin with, leaving at least one token of each row."""
-    first, last = min(rows), max(rows)
+    listed = [list(row) for row in rows]
+    first, last = min(listed), max(listed)
     limit = min(len(row) for row in rows) - 1
     different = (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
     return max(0, min(limit, next(different, limit)))

@@ -34,7 +34,7 @@ from editguard.pocket.world import World, WorldSize
 
 logger = logging.getLogger(__name__)
 
-STEPS: Final = 40_000
+STEPS: Final = 6_000
 _REPORT_EVERY: Final = 50
 
 

@@ -6,11 +6,12 @@ test: hypothesis, which objects to fixtures of one function, takes them as they 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from editguard.errors import EditguardError, MethodRefused
+from editguard.errors import EditguardError, MethodRefused, MissingMaterial
 from editguard.pytest_plugin import state
 
 if TYPE_CHECKING:
@@ -18,6 +19,20 @@ if TYPE_CHECKING:
     from editguard.pytest_plugin.baselines import Baseline
     from editguard.pytest_plugin.declarations import Cell
     from editguard.pytest_plugin.editor import Editor
+
+Made = TypeVar("Made")
+
+
+def _or_told(make: Callable[[], Made], method: str) -> Made:
+    """What `make` returns; a refusal of the method skips the test, any other mistake fails it, in one line each."""
+    told: EditguardError
+    try:
+        return make()
+    except EditguardError as error:
+        told = error
+    if isinstance(told, MethodRefused) and not isinstance(told, MissingMaterial):
+        pytest.skip(f"{state.REFUSED}{method}: {told}")
+    pytest.fail(f"{type(told).__name__}: {told}", pytrace=False)
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +46,8 @@ def edited(request: pytest.FixtureRequest) -> ModelUnderTest:
             "be run once per editing method.",
             pytrace=False,
         )
-    try:
-        return state.of(request.config).runtime.enter(cell)
-    except MethodRefused as refused:
-        pytest.skip(f"{state.REFUSED}{cell.method}: {refused}")
-    except EditguardError as error:
-        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+    runtime = state.of(request.config).runtime
+    return _or_told(lambda: runtime.enter(cell), cell.method)
 
 
 @pytest.fixture(scope="session")
@@ -46,22 +57,16 @@ def editor(request: pytest.FixtureRequest) -> Editor:
     cell: Cell | None = getattr(request, "param", None)
     if cell is None:
         pytest.fail("the fixture 'editor' must be an argument of the test.", pytrace=False)
-    try:
-        return state.of(request.config).runtime.editor(cell)
-    except MethodRefused as refused:
-        pytest.skip(f"{state.REFUSED}{cell.method}: {refused}")
-    except EditguardError as error:
-        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+    runtime = state.of(request.config).runtime
+    return _or_told(lambda: runtime.editor(cell), cell.method)
 
 
 @pytest.fixture(scope="session")
 def original(request: pytest.FixtureRequest) -> ModelUnderTest:
     """The unedited model; under an edit mark its measurements ask the same probes as those of `edited`."""
     __tracebackhide__ = True
-    try:
-        return state.of(request.config).runtime.original(getattr(request, "param", None))
-    except EditguardError as error:
-        pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+    runtime = state.of(request.config).runtime
+    return _or_told(lambda: runtime.original(getattr(request, "param", None)), "original")
 
 
 @pytest.fixture(scope="session")
