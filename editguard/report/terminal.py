@@ -13,25 +13,41 @@ from editguard.measurements.efficiency import EfficiencySummary, PhaseCost, summ
 from editguard.measurements.record import Measurement
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+METHODS_ABREAST: Final = 4
 _GIGA: Final = 2**30
 
 
 def measurement_table(measurements: Sequence[Measurement]) -> list[str]:
-    """Methods and what they edited against properties: pass rate, 95 % interval, number of cases.
+    """What was edited and which property, against methods: pass rate with 95 % interval, and the number of cases.
 
-    Measurements of the same method, mode, number of edits and property come one below the other.
+    More methods than fit a screen continue in a further table.
     """
-    titles = sorted({one.title for one in measurements}, key=_property_order)
-    rows: dict[tuple[str, str, int], dict[str, list[Measurement]]] = {}
+    methods = list(dict.fromkeys(one.method for one in measurements))
+    lines: list[str] = []
+    for start in range(0, len(methods), METHODS_ABREAST):
+        abreast = methods[start : start + METHODS_ABREAST]
+        part = _part_of_table([one for one in measurements if one.method in abreast], abreast)
+        lines += ["", *part] if lines else part
+    return lines
+
+
+def _part_of_table(measurements: Sequence[Measurement], methods: Sequence[str]) -> list[str]:
+    groups: dict[tuple[str, ...], list[tuple[str, dict[str, Measurement]]]] = {}
     for one in measurements:
-        row = rows.setdefault((one.method, one.mode, one.edits), {})
-        row.setdefault(one.title, []).append(one)
+        rows = groups.setdefault((one.mode, str(one.edits), *one.edit_ids), [])
+        free = (row for title, row in rows if title == one.title and one.method not in row)
+        row = next(free, None)
+        if row is None:
+            rows.append((one.title, row := {}))
+        row[one.method] = one
     table: list[list[str]] = []
-    for (method, mode, edits), row in rows.items():
-        for line in range(max(len(found) for found in row.values())):
-            cells = [_cell(row[title][line]) if line < len(row.get(title, ())) else "" for title in titles]
-            table.append([method if line == 0 else "", f"{edits} ({mode})" if line == 0 else "", *cells])
-    return _table(table, ["method", "edits", *titles])
+    for (mode, edits, *_), rows in groups.items():
+        for number, (title, found) in enumerate(sorted(rows, key=lambda row: _property_order(row[0]))):
+            cases = {_cases(one) for one in found.values()}
+            shared = cases.pop() if len(cases) == 1 else ""
+            cells = [_cell(found[method], with_cases=not shared) if method in found else "" for method in methods]
+            table.append([f"{edits} ({mode})" if number == 0 else "", title, shared, *cells])
+    return _table(table, ["edits", "property", "cases", *methods])
 
 
 def verdict_counts(verdicts: Iterable[Verdict]) -> str:
@@ -118,15 +134,17 @@ def _property_order(title: str) -> tuple[int, str]:
     return (place, title)
 
 
-def _cell(one: Measurement) -> str:
-    notes = [f"n={one.n}"]
-    notes += [f"{one.excluded} excl."] if one.excluded else []
+def _cases(one: Measurement) -> str:
+    notes = [f"{one.excluded} excluded"] if one.excluded else []
     notes += [f"{one.superseded} superseded"] if one.superseded else []
     notes += [f"{one.invalid} invalid"] if one.invalid else []
-    if not one.n:
-        return f"- ({', '.join(notes)})"
+    return f"{one.n} ({', '.join(notes)})" if notes else str(one.n)
+
+
+def _cell(one: Measurement, *, with_cases: bool) -> str:
     low, high = one.interval
-    return f"{one.mean:.2f} [{low:.2f}, {high:.2f}] {', '.join(notes)}"
+    value = f"{one.mean:.2f} [{low:.2f}, {high:.2f}]" if one.n else "-"
+    return f"{value} of {_cases(one)}" if with_cases else value
 
 
 def _seconds(value: float | None) -> str:

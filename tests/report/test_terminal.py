@@ -7,6 +7,7 @@ from comparison.built import accepted, lost, measured
 from editguard.comparison import judge, missing
 from editguard.measurements import PhaseCost
 from editguard.report.terminal import (
+    METHODS_ABREAST,
     efficiency_table,
     measurement_table,
     open_questions,
@@ -22,18 +23,27 @@ def test_methods_stand_against_properties() -> None:
         [
             measured([1.0, 1.0, 0.0], name="locality"),
             measured([1.0, 1.0, 1.0], excluded_probes=("x",)),
-            measured([0.0], method="ft-l", mode="single"),
+            measured([0.0, 1.0, 0.0], method="ft-l"),
             measured([1.0, 0.0, 0.0]),
             measured([None], name="portability"),
+            measured([0.0], method="ft-l", mode="single"),
         ]
     )
-    assert lines[0].split() == ["method", "edits", "reliability", "portability", "locality"]
-    assert "rome" in lines[2]
-    assert "1.00 [0.44, 1.00] n=3, 1 excl." in lines[2]
-    assert "0.67 [0.21, 0.94] n=3" in lines[2]
-    assert "0.33" in lines[3]
-    assert any("ft-l" in line and "1 (single)" in line for line in lines)
-    assert any("- (n=0, 1 invalid)" in line for line in lines)
+    assert lines[0].split() == ["edits", "property", "cases", "rome", "ft-l"]
+    first, second, third, *others = lines[2:]
+    assert "1.00 [0.44, 1.00] of 3 (1 excluded)" in first, "cases differ between the methods, so each says how many"
+    assert "0.33 [0.06, 0.79] of 3" in first
+    assert second.split()[:2] == ["reliability", "3"], "what was measured twice has a row of its own"
+    assert third.split()[:2] == ["locality", "3"]
+    assert any("portability  0 (1 invalid)" in line for line in others)
+    assert any(line.startswith("1 (single)") for line in others)
+
+
+def test_many_methods_continue_in_a_further_table() -> None:
+    lines = measurement_table([measured([1.0], method=f"m{number}") for number in range(METHODS_ABREAST + 1)])
+    heads = [line for line in lines if line.startswith("edits")]
+    assert len(heads) == 2
+    assert heads[1].split()[-1] == f"m{METHODS_ABREAST}"
 
 
 def test_an_empty_run_has_an_empty_summary() -> None:
