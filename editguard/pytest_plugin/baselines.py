@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from editguard.pytest_plugin import collection, options
 from editguard.pytest_plugin.declarations import must_hold_ids
 
 if TYPE_CHECKING:
-    from editguard.comparison import BaselineStore, Verdict
+    from editguard.comparison import BaselineStore, Environment, Verdict
     from editguard.measurements import Measurement
     from editguard.pytest_plugin.state import State
 
@@ -74,6 +75,7 @@ class Baseline:
             known = store.of_label(*place, here, self._label)
             return missing(measurement, label=self._label, command=command, known=known)
         named = must_hold_ids(self._item.iter_markers("must_hold"))
+        settings = self._state.runtime.settings_in_force(collection.cell_of(self._item))
         return judge(
             accepted,
             measurement,
@@ -81,6 +83,7 @@ class Baseline:
             checks=max(1, self._state.planned_checks),
             minimum_effect=asked.minimum_effect,
             must_hold=True if named is None else named,
+            details=moved(store.recorded(*place, here), here, accepted.settings, settings),
         )
 
     def _note(self, measurement: Measurement, verdict: Verdict | None) -> None:
@@ -103,6 +106,19 @@ class Baseline:
     @property
     def _label(self) -> str:
         return self._item.nodeid.partition("::")[2]
+
+
+def moved(
+    recorded: Environment | None, here: Environment, accepted: Mapping[str, Any], settings: Mapping[str, Any]
+) -> list[str]:
+    """How environment and settings differ from those of the accepted values, a line each."""
+    from editguard.comparison import differences, explain_environment
+
+    same = recorded is None or recorded.to_json() == here.to_json()
+    lines = [] if same or recorded is None else explain_environment(recorded, here)
+    if dict(accepted) != dict(settings):
+        lines += [f"settings.{line}" for line in differences(accepted, settings)]
+    return lines
 
 
 def suite_name(item: pytest.Item) -> str:

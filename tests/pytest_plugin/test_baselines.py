@@ -86,6 +86,24 @@ def test_enough_flips_turn_exactly_that_check_red_with_the_cases_named(
     result.stdout.no_fnmatch_line("*pytest_plugin/baselines.py*")
 
 
+def test_a_red_check_says_what_moved_in_the_environment(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite.file(TEN)
+    suite.run("--editguard-baseline=create", "--editguard-methods=toy").assert_outcomes(passed=2)
+    path = the_file(suite)
+    [torch] = [line for line in path.read_text().splitlines() if '"torch"' in line]
+    path.write_text(path.read_text().replace(torch, torch.replace(torch.split('"')[3], "0.0.1")))
+    lose(monkeypatch, 10)
+    suite.run("--editguard-methods=toy").stdout.fnmatch_lines(["*versions.torch: '0.0.1' -> *"])
+
+
+def test_the_smallest_drop_that_counts_is_the_same_in_the_options_and_in_the_library() -> None:
+    from editguard.comparison.verdict import ALPHA, MINIMUM_EFFECT
+    from editguard.pytest_plugin.options import OPTIONS
+
+    defaults = {option.name: option.default for option in OPTIONS}
+    assert (defaults["alpha"], defaults["minimum_effect"]) == (ALPHA, MINIMUM_EFFECT)
+
+
 @pytest.mark.parametrize(
     "mark", ["must_hold", "must_hold(CASES[3])", "must_hold(CASES[3].request.text)", "must_hold(CASES[3].request)"]
 )
