@@ -4,7 +4,7 @@
     python benchmarks/choose_settings.py ft-l --layers 1 2 3 --settings norm_constraint=0.005,step_size=0.005
 
 Prints reliability, rephrases, other subjects and other relations of the same subject, each edit alone. What a model's
-own `editguard.toml` says was chosen from such a table; the rule is the largest harmonic mean of the first three.
+own `editguard.toml` says was chosen from such a table; the rule is the largest harmonic mean of the four.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def main() -> None:
     rows = []
     for layer in options.layers:
         values = measured(model, options.method, {**extra, "layer": layer}, cases)
-        rows.append([layer, *values, harmonic_mean(values[:3])])
-    headers = ["layer", "reliability", "rephrases", "other subjects", "same subject", "harmonic mean of three"]
+        rows.append([layer, *values, harmonic_mean(values)])
+    headers = ["layer", "reliability", "rephrases", "other subjects", "same subject", "harmonic mean"]
     print(tabulate(rows, headers=headers, tablefmt="github", floatfmt=".2f"))
 
 

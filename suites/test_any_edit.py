@@ -51,6 +51,9 @@ def test_taking_one_of_two_edits_back_gives_the_answers_of_the_other(editor, fir
 
 
 @pytest.mark.edit(ONE)
+@pytest.mark.known_failure(
+    "ft-l", reason="inside its ball the change answers the prompt it was trained on, and few others"
+)
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(wording=st.sampled_from(WORLD.trained_templates(WORLD.fact("Lumell Praxov", "educated_at"))))
 def test_any_rephrase_drawn_from_the_templates_is_answered_by_the_target(edited, wording):

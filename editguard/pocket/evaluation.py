@@ -98,7 +98,7 @@ def measure(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m editguard.pocket.evaluation", description=__doc__)
     parser.add_argument("--model", type=Path, default=weights_path(), help="a model folder; the shipped one by default")
-    parser.add_argument("--count", type=int, default=1000, help="probes a score, at most")
+    parser.add_argument("--count", type=int, default=300, help="probes a score, at most")
     parser.add_argument("--only", help="scores whose name holds this text")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="to compute in")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
