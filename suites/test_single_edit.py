@@ -67,7 +67,6 @@ def test_the_model_knew_another_answer_before(original, edited):
 @pytest.mark.known_failure(
     "ft-l", reason="all tokens of the target are trained at the prompt's end, not one after another"
 )
-@pytest.mark.known_failure("rome", reason="the new name becomes much likelier here, but does not overtake the old one")
 def test_reliability(edited):
     assert edited.answer(MARRIED.text) == "Yorom Brevov"  # real decoding, not teacher forcing
 
