@@ -25,7 +25,7 @@ from editguard.methods.demonstrations import (
     kept_when_shortened,
     query_text,
 )
-from editguard.methods.protocol import Preparation
+from editguard.methods.protocol import DemonstrationRecord, Preparation
 from editguard.methods.retrieval import Encoder, EncoderName, Index, encoder
 from editguard.methods.settings import Recipe
 
@@ -192,13 +192,15 @@ class InContextEditing:
         self.provenance = dict(provenance or {})
         self._nearness = nearness
         self._pools: WeakKeyDictionary[LanguageModel, Pool] = WeakKeyDictionary()
+        self._given: WeakKeyDictionary[LanguageModel, tuple[DemonstrationRecord, ...]] = WeakKeyDictionary()
 
     def prepare(self, model: LanguageModel, data: Preparation) -> None:
-        """Index the demonstration records.
+        """Index the demonstration records; others than last time replace them, so that no order of calls matters.
 
         Raises: MethodRefused: there are none, or none that can serve as every kind.
         """
-        if not self.settings.demonstrations or model in self._pools:
+        given = tuple(data.demonstrations)
+        if not self.settings.demonstrations or self._given.get(model) == given:
             return
         data.on_progress(f"ike: indexing {len(data.demonstrations)} demonstration records")
         pool = Pool.of(data.demonstrations, self.settings.proportion, self._encoder(model))
@@ -209,7 +211,7 @@ class InContextEditing:
                 "with prompt, subject, target_new, target_true, paraphrases and neighbours "
                 "(Preparation(demonstrations=...) from Python), or set demonstrations = 0 to state the new fact alone."
             )
-        self._pools[model] = pool
+        self._pools[model], self._given[model] = pool, given
 
     def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
         """Return `edited` with the requests in its memory.

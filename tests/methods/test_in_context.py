@@ -206,3 +206,16 @@ def test_no_global_random_state_is_changed(
     state = torch.get_rng_state()
     prepared(model, records, type_order="shuffled").apply(EditedModel.original(model), facts).rewrite(["x"])
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_what_was_prepared_before_does_not_matter(
+    model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    fresh, used = prepared(model, records[::2]), prepared(model, records)
+    earlier = used.apply(EditedModel.original(model), facts[:1])
+    before = earlier.rewrite([facts[0].text])
+    used.prepare(model, Preparation(demonstrations=records[::2]))
+    original = EditedModel.original(model)
+    wanted = fresh.apply(original, facts[:1]).rewrite([facts[0].text])
+    assert used.apply(original, facts[:1]).rewrite([facts[0].text]) == wanted != before
+    assert earlier.rewrite([facts[0].text]) == before
