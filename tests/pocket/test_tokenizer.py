@@ -86,6 +86,7 @@ def test_the_saved_tokenizer_loads_by_its_folder_alone(tokenizer: Tokenizer, tmp
     wrapped(tokenizer).save_pretrained(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
     text = "Question: What is 2 plus 3? Answer: 5.\n"
-    assert loaded(text)["input_ids"] == ids(tokenizer, text)
-    assert (loaded.pad_token, loaded.eos_token) == (PAD, END_OF_TEXT)
-    assert loaded.decode(loaded(text)["input_ids"]).strip() == text.strip()
+    assert loaded(text, add_special_tokens=False)["input_ids"] == ids(tokenizer, text)
+    assert loaded(text)["input_ids"] == [*ids(tokenizer, END_OF_TEXT), *ids(tokenizer, text)]
+    assert (loaded.bos_token, loaded.pad_token, loaded.eos_token) == (END_OF_TEXT, PAD, END_OF_TEXT)
+    assert loaded.decode(loaded(text)["input_ids"], skip_special_tokens=True).strip() == text.strip()

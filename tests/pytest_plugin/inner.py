@@ -15,11 +15,10 @@ CONFTEST = """
 import sys
 sys.path.insert(0, {here!r})
 import toy
-_installed = toy.install()
-next(_installed)
+_put_back = toy.install()
 
 def pytest_unconfigure(config):
-    _installed.close()
+    _put_back()
 """
 HEAD = """
 import pytest

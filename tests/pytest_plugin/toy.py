@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -131,8 +131,11 @@ def _information(kind: type[Toy], *, default: bool) -> registry.MethodInfo:
     )
 
 
-def install() -> Iterator[None]:
-    """Put the toy model and methods in the place of the real ones until the generator is closed."""
+def install() -> Callable[[], None]:
+    """Put the toy model and methods in the place of the real ones; returns what puts these back.
+
+    No generator: one that an aborted run leaves behind would put them back whenever it is collected.
+    """
     real = loading.load_model, registry.BUILT_IN
     loading.load_model = lambda name, **_: ToyModel(str(name))  # type: ignore[assignment]
     registry.BUILT_IN = (
@@ -140,7 +143,8 @@ def install() -> Iterator[None]:
         _information(Forgetful, default=True),
         _information(Refusing, default=False),
     )
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         loading.load_model, registry.BUILT_IN = real
+
+    return put_back
