@@ -53,6 +53,25 @@ def write_atomically(
     _force_folder(path.parent)
 
 
+def refuse_unwritable(folder: str | os.PathLike[str], *, error: type[EditguardError] = CacheError) -> None:
+    """Find out before long work whether files can be written to a folder, which need not exist yet.
+
+    Nothing stays behind: where there is no folder yet, the nearest one above it is tried.
+
+    Raises: `error`: no file can be made there.
+    """
+    folder = Path(folder)
+    nearest = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as failure:
+        reason = failure.strerror or str(failure)
+        raise error(
+            f"cannot write to {folder}: {reason}. Nothing was run; make the folder writable, or choose another one."
+        ) from failure
+
+
 def _mode_of(path: Path) -> int:
     """The permissions of the file that is replaced, or those that a new file gets under the user's umask."""
     try:

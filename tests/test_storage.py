@@ -10,7 +10,7 @@ import pytest
 
 import editguard.storage
 from editguard.errors import BaselineUnreadable, CacheError
-from editguard.storage import write_atomically
+from editguard.storage import refuse_unwritable, write_atomically
 
 
 def test_text_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:
@@ -55,3 +55,15 @@ def test_a_new_file_has_the_usual_permissions_and_an_old_one_keeps_its_own(tmp_p
     path.chmod(0o640)
     write_atomically(path, "y")
     assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_trying_a_folder_leaves_nothing_behind(tmp_path: Path) -> None:
+    refuse_unwritable(tmp_path / "new" / "folder")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("inside", ["", "new/folder"])
+def test_a_folder_that_takes_no_file_is_refused(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BaselineUnreadable, match=r"cannot write to .*Nothing was run"):
+        refuse_unwritable(tmp_path / "file" / inside, error=BaselineUnreadable)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from editguard.pytest_plugin.state import State
 
 RECORDING = ("create", "update")
+WRITING = (*RECORDING, "prune")
 
 
 class Baseline:
@@ -41,13 +42,16 @@ class Baseline:
         mode = self._state.configuration.baseline
         if mode == "off":
             return None
+        verdict, wrong = None, ""
         try:
             verdict = None if mode == "update" else self._verdict(measurement)
             if mode == "create" and verdict is not None and verdict.kind in ("missing", "not comparable"):
                 verdict = None
             self._note(measurement, verdict)
         except EditguardError as error:
-            pytest.fail(f"{type(error).__name__}: {error}", pytrace=False)
+            wrong = f"{type(error).__name__}: {error}"
+        if wrong:  # outside of the except clause: the report would show all that led to the error
+            pytest.fail(wrong, pytrace=False)
         if verdict is None:
             return None
         if verdict.kind == "regressed" or (

@@ -275,6 +275,8 @@ def read(config: pytest.Config) -> Configuration:
         except ValueError as problem:
             raise ConfigurationError(f"{source} {problem}; it is {_shown(value)!r}.") from None
     values["baseline_dir"] = config.rootpath / values["baseline_dir"]
+    if values["baseline_dir"].exists() and not values["baseline_dir"].is_dir():
+        raise ConfigurationError(f"--editguard-baseline-dir is a folder; {values['baseline_dir']} is something else.")
     demonstrations = table.get("demonstrations")
     if demonstrations is not None:
         given.append("demonstrations")

@@ -15,12 +15,14 @@ from typing import Any
 
 import pytest
 
-from editguard.errors import EditguardError
+from editguard.errors import ConfigurationError, EditguardError
 from editguard.pytest_plugin import assertions, collection, marks, options, state
+from editguard.pytest_plugin.baselines import WRITING
 from editguard.pytest_plugin.fixtures import baseline, edited, editor, method, original
 from editguard.pytest_plugin.progress import Progress
 from editguard.pytest_plugin.reporting import Reporter
 from editguard.pytest_plugin.runtime import Runtime
+from editguard.storage import refuse_unwritable
 
 __all__ = ["baseline", "edited", "editor", "method", "original"]
 
@@ -104,6 +106,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     needed = any(collection.needs_model(item) for item in session.items)
     if needed and present.runtime.worker is None and not session.config.option.collectonly:
         try:
+            if present.planned_checks and present.configuration.baseline in WRITING:
+                refuse_unwritable(present.configuration.baseline_dir, error=ConfigurationError)
             present.runtime.model()
         except EditguardError as error:
             raise pytest.UsageError(f"editguard: {error}") from None

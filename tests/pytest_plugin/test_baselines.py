@@ -1,5 +1,6 @@
 """Baselines are recorded on request, checked on every run, and written once at the end."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -270,10 +271,38 @@ def test_an_unwritable_folder_is_one_clear_error(suite: Suite) -> None:
     suite.file(TEN)
     (suite.path / "taken").write_text("a file")
     result = suite.run("--editguard-baseline=create", "--editguard-baseline-dir=taken", "--editguard-methods=toy")
-    assert result.ret == 1
-    result.stdout.fnmatch_lines(["*taken*"])
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: editguard: --editguard-baseline-dir is a folder; *taken is something else."])
     result.stdout.no_fnmatch_line("*Traceback*")
-    result.stdout.no_fnmatch_line("*INTERNALERROR*")
+
+
+@pytest.mark.parametrize("mode", ["create", "update", "prune"])
+def test_a_folder_that_cannot_be_written_is_found_out_before_anything_runs(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    def full(dir: Path) -> None:
+        assert dir == suite.path  # the folder itself is not there yet
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("editguard.storage.tempfile.TemporaryFile", full)
+    suite.file(TEN)
+    result = suite.run(f"--editguard-baseline={mode}", "--editguard-methods=toy")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: editguard: cannot write to *baselines: No space left on device.*"])
+    result.assert_outcomes()
+    suite.run("--editguard-methods=toy").assert_outcomes(passed=2)  # checking needs no writing
+
+
+def test_an_unreadable_baseline_is_told_without_what_led_to_the_error(suite: Suite) -> None:
+    suite.file(TEN)
+    suite.run("--editguard-baseline=create", "--editguard-methods=toy")
+    path = the_file(suite)
+    path.unlink()
+    path.mkdir()
+    result = suite.run("--editguard-methods=toy")
+    result.assert_outcomes(failed=2)
+    result.stdout.no_fnmatch_line("*another exception*")
+    result.stdout.no_fnmatch_line("*direct cause*")
 
 
 @pytest.mark.parametrize(
