@@ -173,7 +173,8 @@ def _checkpoints(points: Any, cases: int) -> tuple[int, ...]:
         if isinstance(point, bool) or not isinstance(point, int) or point < 1:
             raise InvalidEdit(f"a checkpoint is a number of edits, at least 1, not {point!r}.")
         if point > cases:
-            raise InvalidEdit(f"the checkpoint {point} lies beyond the sequence, which has {cases} edits.")
+            edits = "1 edit" if cases == 1 else f"{cases} edits"
+            raise InvalidEdit(f"the checkpoint {point} lies beyond the sequence, which has {edits}.")
     if list(points) != sorted(set(points)):
         raise InvalidEdit(f"checkpoints must increase: {tuple(points)}.")
     return tuple(points)

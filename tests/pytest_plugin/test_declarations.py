@@ -60,7 +60,7 @@ BAD = {
     "a checkpoint beyond the sequence": (
         "@pytest.mark.edit_sequence([ONE], checkpoints=(1, 2))\ndef test(edited): pass",
         1,
-        "the checkpoint 2 lies beyond the sequence, which has 1 edits.",
+        "the checkpoint 2 lies beyond the sequence, which has 1 edit.",
     ),
     "checkpoints that do not increase": (
         '@pytest.mark.edit_sequence([ONE, request("B")], checkpoints=(2, 1))\ndef test(edited): pass',
