@@ -1,20 +1,21 @@
 """Methods on the trained pocket model: an edit is answered, other facts stay, and a broken method would show."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import pytest
 
 from editguard.edited import EditedModel
 from editguard.edits import EditRequest
 from editguard.methods import DemonstrationRecord, Preparation, create
-from editguard.methods.fine_tuning import ConstrainedFineTuning
+from editguard.methods.fine_tuning import ConstrainedFineTuning, LossPosition
 from editguard.models import LanguageModel, load_model
 from editguard.pocket import default_world, weights_path
 from editguard.pocket.world import Fact, World
 
-EDITS = 8
+EDITS = 20
 NEIGHBOURS = 3
 
 
@@ -103,28 +104,40 @@ def preparation(world: World, people_facts: list[Fact]) -> Preparation:
     return Preparation(texts=texts, demonstrations=records)
 
 
-def shares(edited_models: Sequence[EditedModel], cases: Sequence[Case]) -> tuple[float, float, float]:
-    """Fractions of edits answered, of paraphrases answered, and of neighbours answered as before."""
+@dataclass(frozen=True)
+class Shares:
+    """Fractions of edits answered, of edits whose target is likeliest token by token (a decoded answer may run on after
+    it), of paraphrases answered, and of neighbours answered as before."""
+
+    reliable: float
+    likeliest: float
+    paraphrased: float
+    kept: float
+
+
+def shares(edited_models: Sequence[EditedModel], cases: Sequence[Case]) -> Shares:
     original = EditedModel.original(edited_models[0].model)
-    right = again = kept = asked = 0
+    right = likeliest = again = kept = asked = 0
     for edited, case in zip(edited_models, cases, strict=True):
+        likeliest += edited.score([(case.request.text, case.request.target)])[0].exact
         right += answers(edited, [case.request.text]) == [case.request.target]
         again += answers(edited, [case.paraphrase]) == [case.request.target]
         before, after = answers(original, case.neighbours), answers(edited, case.neighbours)
         kept += sum(one == other for one, other in zip(before, after, strict=True))
         asked += len(before)
     original.activate()
-    return right / len(cases), again / len(cases), kept / asked
+    return Shares(right / len(cases), likeliest / len(cases), again / len(cases), kept / asked)
 
 
 def test_rome_edits_and_keeps_the_neighbours(model: LanguageModel, preparation: Preparation, cases: list[Case]) -> None:
     rome = create("rome", {}, model)
     rome.prepare(model, preparation)
     original = EditedModel.original(model)
-    right, again, kept = shares([rome.apply(original, [case.request]) for case in cases], cases)
-    assert right >= 0.75
-    assert again >= 0.5
-    assert kept >= 0.8
+    found = shares([rome.apply(original, [case.request]) for case in cases], cases)
+    assert found.reliable >= 0.95
+    assert found.likeliest >= 0.95
+    assert found.paraphrased >= 0.7
+    assert found.kept >= 0.9
     model.weights.verify()
 
 
@@ -134,17 +147,42 @@ def test_in_context_editing_answers_the_edit_and_its_paraphrases(
     ike = create("ike", {}, model)
     ike.prepare(model, preparation)
     original = EditedModel.original(model)
-    right, again, kept = shares([ike.apply(original, [case.request]) for case in cases], cases)
-    assert right >= 0.75
-    assert again >= 0.5
-    assert kept >= 0.5
+    found = shares([ike.apply(original, [case.request]) for case in cases], cases)
+    assert found.reliable >= 0.95
+    assert found.paraphrased >= 0.7
+    assert found.kept >= 0.7
 
 
-def test_the_ball_keeps_neighbours_that_fine_tuning_without_it_loses(model: LanguageModel, cases: list[Case]) -> None:
-    tuned = create("ft-l", {}, model)
-    assert isinstance(tuned, ConstrainedFineTuning)
-    free = ConstrainedFineTuning(replace(tuned.settings, norm_constraint=None, step_size=5e-3))
-    original = EditedModel.original(model)
-    held = shares([tuned.apply(original, [case.request]) for case in cases], cases)
-    loose = shares([free.apply(original, [case.request]) for case in cases], cases)
-    assert held[2] > loose[2]
+@pytest.fixture(scope="module")
+def tuned(model: LanguageModel, cases: list[Case]) -> Callable[[float | None, LossPosition], Shares]:
+    """What fine-tuning with and without a ball does to the cases, by where the loss is read."""
+    method = create("ft-l", {}, model)
+    assert isinstance(method, ConstrainedFineTuning)
+    settings = method.settings
+
+    @cache
+    def apply(norm_constraint: float | None, loss_position: LossPosition) -> Shares:
+        changed = replace(settings, norm_constraint=norm_constraint, loss_position=loss_position)
+        original = EditedModel.original(model)
+        return shares([ConstrainedFineTuning(changed).apply(original, [case.request]) for case in cases], cases)
+
+    return apply
+
+
+def test_the_ball_keeps_neighbours_that_fine_tuning_without_it_loses(
+    tuned: Callable[[float | None, LossPosition], Shares],
+) -> None:
+    held, loose = tuned(0.01, "target-new"), tuned(None, "target-new")
+    assert loose.likeliest >= held.likeliest >= 0.95
+    assert held.kept > loose.kept
+
+
+def test_the_loss_of_ft_l_asks_the_first_place_for_every_token_of_a_name(
+    tuned: Callable[[float | None, LossPosition], Shares],
+) -> None:
+    """FT-L reads all tokens of the target from the prompt's end: it falls behind on targets of several tokens, and
+    without a ball it repeats their last ones ("Noveseeseese")."""
+    before_each, at_the_end, loose = tuned(0.01, "target-new"), tuned(0.01, "prompt-last"), tuned(None, "prompt-last")
+    assert at_the_end.likeliest < before_each.likeliest
+    assert loose.reliable < before_each.reliable
+    assert loose.kept < at_the_end.kept
