@@ -35,6 +35,13 @@ def test_other_tasks(edited, baseline):
     baseline.check(edited.other_tasks())
 
 
+@pytest.mark.known_failure(
+    "rome", reason="twenty updates of the first block keep 22 % of what else the subjects were known for"
+)
+def test_most_other_relations_stay(edited):
+    assert edited.locality(kind="other_relation").mean >= 0.5
+
+
 def test_teacher_forcing_never_says_less_than_decoding(edited):
     """An answer that is decoded rightly is also right token by token; the gap is what teacher forcing flatters."""
     measured = edited.reliability()
