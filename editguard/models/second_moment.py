@@ -10,26 +10,22 @@ and appendix E.1.
 
 import hashlib
 import random
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from editguard.edits.request import content_id
-from editguard.errors import CacheError, MethodRefused, ModelChanged
+from editguard.errors import MethodRefused, ModelChanged
 from editguard.models.generation import right_padded
 from editguard.models.hooks import capture, stop_after
 from editguard.models.language_model import LanguageModel
-from editguard.models.weights import tensor_sha256
-from editguard.storage import write_atomically
+from editguard.models.moment_cache import MomentCache, PartialSums
 
 CODE_VERSION: Final = 1
 """Part of every key: raised when the same input would give another result."""
@@ -40,8 +36,34 @@ LONGEST_TEXT: Final = 2048
 _BLOCK: Final = 1024
 _JITTERS: Final = (0.0, *(10.0**power for power in range(-10, -3)))
 
+SAVE_SECONDS: Final = 30.0
+"""The sums of a pass are kept on disk at most this often, unless the caller says after how many tokens."""
+
+SAVE_SHARE: Final = 0.05
+"""And writing them takes at most about this share of the time: they are large where keys are wide."""
+
 Progress = Callable[[int, int], None]
-"""Called with the tokens that are done and the tokens that there are."""
+"""Called with the tokens that are done and the tokens that there are: first before any is seen by this process, which
+goes on where a killed one has ended, then after every batch. `Pace` makes text of it."""
+
+
+class Pace:
+    """From calls of a `Progress` to text with the tokens per second of this process and the time that is left."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._start: tuple[int, float] | None = None
+
+    def __call__(self, done: int, total: int) -> str:
+        """Such as "1200/7680 tokens, 850 tokens/s, 8 s left"; the first call sets the clock."""
+        text, now = f"{done}/{total} tokens", self._clock()
+        if self._start is None:
+            self._start = (done, now)
+        before, started = self._start
+        if done == before or now == started:
+            return text
+        rate = (done - before) / (now - started)
+        return f"{text}, {rate:.0f} tokens/s, {(total - done) / rate:.0f} s left"
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +125,8 @@ class SecondMoment:
         """
         if not 0 <= alpha <= 1:
             raise MethodRefused(f"the shrinkage of a second moment lies in [0, 1], not at {alpha}.")
-        return (1 - alpha) * self.matrix + alpha * self.scale * torch.eye(self.d_ff, dtype=torch.float64)
+        identity = torch.eye(self.d_ff, dtype=torch.float64, device=self.matrix.device)
+        return (1 - alpha) * self.matrix + alpha * self.scale * identity
 
     def condition_number(self, alpha: float = 0.0) -> float:
         """Largest over smallest eigenvalue of the shrunk matrix; infinity where it is singular to
@@ -122,7 +145,7 @@ class SecondMoment:
         Raises: MethodRefused: the matrix is singular; the message says what makes it so.
         """
         shrunk = self.shrunk(alpha)
-        unit = self.scale * torch.eye(self.d_ff, dtype=torch.float64)
+        unit = self.scale * torch.eye(self.d_ff, dtype=torch.float64, device=shrunk.device)
         for jitter in _JITTERS if alpha > 0 else _JITTERS[:1]:
             lower, failed = torch.linalg.cholesky_ex(shrunk + jitter * unit)
             if not failed and _well_conditioned(lower):
@@ -150,8 +173,12 @@ def second_moments(
     cache_dir: Path | None = None,
     max_length: int | None = None,
     on_progress: Progress | None = None,
+    save_every: int | None = None,
 ) -> dict[int, SecondMoment]:
     """The second moment of the keys of each layer, from disk where it is known already.
+
+    With a cache folder, a pass that was killed goes on where its sums were last kept, with the result of one that was
+    not: equal to the last bit at the same batch size.
 
     Args:
         model: without any weight edit in force.
@@ -161,7 +188,9 @@ def second_moments(
             corpus is used where it holds fewer.
         cache_dir: where results are kept between runs; None keeps nothing.
         max_length: texts are cut to this many tokens; see `LONGEST_TEXT`.
-        on_progress: called after every batch.
+        on_progress: called at the start and after every batch.
+        save_every: after how many tokens the sums are kept in the cache folder; by default by the clock, see
+            `SAVE_SECONDS`.
 
     Raises:
         ModelChanged: weight edits are in force.
@@ -183,19 +212,27 @@ def second_moments(
 
     if cache_dir is None:
         return _computed(model, keys, _drawn(model, corpus, tokens, seed, length), on_progress)
-    cache = _Cache(Path(cache_dir) / "second-moments")
-    found = cache.load(keys)
+    cache, run = MomentCache(Path(cache_dir) / "second-moments"), content_id(*parts)
+    found = _known(cache, keys)
     if found.keys() != keys.keys():
-        with cache.lock(content_id(*parts)):
-            found |= cache.load({layer: key for layer, key in keys.items() if layer not in found})
+        with cache.lock(run):
+            found |= _known(cache, {layer: key for layer, key in keys.items() if layer not in found})
             missing = {layer: key for layer, key in keys.items() if layer not in found}
             if missing:
                 rows = _drawn(model, corpus, tokens, seed, length)
-                made = _computed(model, missing, rows, on_progress)
+                made = _computed(model, missing, rows, on_progress, _Keeper(cache, run, save_every))
                 for moment in made.values():
-                    cache.store(moment)
+                    cache.store(moment.key, moment.matrix, moment.tokens)
                 found |= made
+                cache.drop_partial(run)
+    else:
+        cache.tidy(run)
     return {layer: found[layer] for layer in keys}
+
+
+def _known(cache: MomentCache, keys: Mapping[int, str]) -> dict[int, SecondMoment]:
+    loaded = {layer: cache.load(key) for layer, key in keys.items()}
+    return {layer: SecondMoment(*one, keys[layer]) for layer, one in loaded.items() if one is not None}
 
 
 def _digest(corpus: Sequence[str]) -> str:
@@ -228,30 +265,78 @@ def _drawn(model: LanguageModel, corpus: Sequence[str], tokens: int, seed: int, 
     return rows
 
 
+@dataclass
+class _Keeper:
+    """Keeps the sums of a pass on disk now and then, so that a killed one goes on where it was."""
+
+    cache: MomentCache
+    run: str
+    every: int | None
+    _since: int = 0
+    _last: float = field(default_factory=time.monotonic)
+    _cost: float = 0.0
+
+    def load(self, keys: Mapping[int, str]) -> PartialSums | None:
+        """The sums of an earlier process for these layers."""
+        return self.cache.load_partial(self.run, list(keys.values()))
+
+    def offer(self, tokens: int, sums: Callable[[], PartialSums]) -> None:
+        """Tell of so many more tokens; writes when that is due."""
+        self._since += tokens
+        if self.every is not None:
+            due = self._since >= self.every
+        else:
+            due = time.monotonic() - self._last >= max(SAVE_SECONDS, self._cost / SAVE_SHARE)
+        if due:
+            started = time.monotonic()
+            self.cache.store_partial(self.run, sums())
+            self._since, self._last = 0, time.monotonic()
+            self._cost = self._last - started
+
+
 def _computed(
     model: LanguageModel,
-    keys: dict[int, str],
+    keys: Mapping[int, str],
     rows: Sequence[Sequence[int]],
     on_progress: Progress | None,
+    keeper: _Keeper | None = None,
 ) -> dict[int, SecondMoment]:
-    """One pass over the rows for all layers, ended at the highest one's down projection."""
+    """One pass over the rows for all layers, ended at the highest one's down projection.
+
+    The rows go longest first, which is the order in which batches are made of them: a pass that goes on behind some
+    batch then makes the same batches, and the same sums to the last bit, as one that never stopped.
+    """
     modules = {layer: model.anatomy.down_projection(layer).module for layer in keys}
+    ordered = sorted(rows, key=len, reverse=True)
+    begun = keeper.load(keys) if keeper is not None else None
+    position = begun.rows if begun is not None else 0
+    sums = {layer: begun.sums[key] for layer, key in keys.items()} if begun is not None else {}
+    left = ordered[position:]
 
     def states(batch: list[int]) -> list[Tensor]:
-        ids, mask = right_padded([rows[index] for index in batch])
+        ids, mask = right_padded([left[index] for index in batch])
         with ExitStack() as hooks:
             captured = [hooks.enter_context(capture(each, "input")) for each in modules.values()]
             hooks.enter_context(stop_after(modules[max(keys)], "input"))
             model.forward(ids, mask)
-        real = mask.bool().reshape(-1)
-        return [each.value.reshape(len(real), -1)[real.to(each.value.device)] for each in captured]
+        real = mask.reshape(-1).nonzero()[:, 0]  # found on the CPU: the device need not be waited for
+        return [each.value.reshape(mask.numel(), -1)[real.to(each.value.device)] for each in captured]
 
-    sums: dict[int, Tensor] = {}
-    done, total = 0, sum(len(row) for row in rows)
-    for batch, found in model.batches([len(row) for row in rows], states):
+    def so_far() -> PartialSums:
+        return PartialSums({keys[layer]: gram for layer, gram in sums.items()}, position)
+
+    total = sum(len(row) for row in ordered)
+    done = total - sum(len(row) for row in left)
+    if on_progress is not None:
+        on_progress(done, total)
+    for batch, found in model.batches([len(row) for row in left], states):
         for layer, batch_keys in zip(modules, found, strict=True):
-            sums[layer] = sums.get(layer, 0) + sum_of_outer_products(batch_keys)
-        done += sum(len(rows[index]) for index in batch)
+            sums[layer] = add_outer_products(sums.get(layer), batch_keys)
+        position += len(batch)
+        seen = sum(len(left[index]) for index in batch)
+        done += seen
+        if keeper is not None:
+            keeper.offer(seen, so_far)
         if on_progress is not None:
             on_progress(done, total)
     return {
@@ -260,10 +345,19 @@ def _computed(
 
 
 def sum_of_outer_products(keys: Tensor) -> Tensor:
-    """sum_i k_i k_i^T for keys (tokens, d_ff); blocks in float32 or better, their sum in
-    float64."""
+    """sum_i k_i k_i^T for keys (tokens, d_ff); blocks in float32 or better, their sum in float64."""
+    return add_outer_products(None, keys)
+
+
+def add_outer_products(total: Tensor | None, keys: Tensor) -> Tensor:
+    """Add sum_i k_i k_i^T of keys (tokens, d_ff) to a float64 total (d_ff, d_ff), in place and on the keys' device.
+
+    Blocks of keys are multiplied in float32 or better. None stands for zero.
+    """
     wide = keys.to(torch.promote_types(keys.dtype, torch.float32))
-    total = torch.zeros(keys.shape[1], keys.shape[1], dtype=torch.float64, device=keys.device)
+    if total is None:
+        total = torch.zeros(keys.shape[1], keys.shape[1], dtype=torch.float64, device=keys.device)
+    total = total.to(keys.device)
     with _full_precision():
         for block in torch.split(wide, _BLOCK):
             total += block.T @ block
@@ -279,67 +373,3 @@ def _full_precision() -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(chosen)
-
-
-@dataclass(frozen=True)
-class _Cache:
-    """Second moments on disk, one safetensors file each, named by its key."""
-
-    folder: Path
-    _name: str = field(default="second_moment", repr=False)
-
-    def load(self, keys: dict[int, str]) -> dict[int, SecondMoment]:
-        """Those that are there and whole; a damaged file is warned about and left to be
-        replaced."""
-        found = {}
-        for layer, key in keys.items():
-            path = self._path(key)
-            try:
-                if path.is_file():
-                    found[layer] = self._read(path, key)
-            except (SafetensorError, OSError, KeyError, ValueError) as failure:
-                warnings.warn(
-                    f"the cached second moment {path} is damaged ({failure}); computing it again.",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
-        return found
-
-    def store(self, moment: SecondMoment) -> None:
-        metadata = {
-            "key": moment.key,
-            "tokens": str(moment.tokens),
-            "sha256": tensor_sha256(moment.matrix),
-        }
-        write_atomically(self._path(moment.key), save({self._name: moment.matrix}, metadata))
-
-    @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Let one process at a time compute the same thing; a killed process leaves no lock behind.
-
-        Raises: CacheError: the folder cannot be written.
-        """
-        lock = FileLock(self.folder / f"{name}.lock")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except OSError as failure:
-            raise CacheError(
-                f"the cache folder {self.folder} cannot be written ({failure.strerror or failure}): "
-                "make it writable, or choose another one."
-            ) from failure
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{key}.safetensors"
-
-    def _read(self, path: Path, key: str) -> SecondMoment:
-        with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = file.metadata() or {}
-            matrix: Tensor = file.get_tensor(self._name)
-        if metadata["key"] != key or metadata["sha256"] != tensor_sha256(matrix):
-            raise ValueError("its content does not match its checksum")
-        return SecondMoment(matrix, int(metadata["tokens"]), key)

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from editguard.errors import CacheError, MethodRefused, ModelChanged, UnknownPart
 from editguard.models.hooks import capture
-from editguard.models.second_moment import SecondMoment, second_moments, sum_of_outer_products
+from editguard.models.moment_cache import MomentCache
+from editguard.models.second_moment import Pace, SecondMoment, second_moments, sum_of_outer_products
 from editguard.models.weights import Dense
 
 TEXTS = zoo.SENTENCES
@@ -272,7 +273,120 @@ def test_a_full_disk_is_one_error_and_leaves_no_part_of_a_file(tmp_path, monkeyp
     assert not [path for path in tmp_path.rglob("*") if path.suffix in (".part", ".safetensors")]
 
 
-def test_a_killed_computation_leaves_no_lock_and_nothing_damaged(tmp_path):
+class StoppedError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def stopping_after(tokens):
+    def progress(done, total):
+        if done >= tokens:
+            raise StoppedError
+
+    return progress
+
+
+def batched(dtype=torch.float32):
+    return zoo.tiny("gpt2", batch_size=2, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [1, 60, 10**6])
+def test_a_pass_that_was_cut_short_goes_on_to_the_same_bits(tmp_path, tokens, dtype):
+    uncut = second_moments(batched(dtype), [0, 2], TEXTS * 3, tokens=ALL)
+    with pytest.raises(StoppedError):
+        second_moments(
+            batched(dtype),
+            [0, 2],
+            TEXTS * 3,
+            tokens=ALL,
+            cache_dir=tmp_path,
+            save_every=1,
+            on_progress=stopping_after(min(tokens, uncut[0].tokens)),
+        )
+    model, told = batched(dtype), []
+    calls = counted(model)
+    again = second_moments(
+        model, [0, 2], TEXTS * 3, tokens=ALL, cache_dir=tmp_path, on_progress=lambda *told_: told.append(told_)
+    )
+    for layer, moment_ in uncut.items():
+        assert again[layer].tokens == moment_.tokens
+        assert torch.equal(again[layer].matrix, moment_.matrix)
+    assert told[0][0] >= min(tokens, moment_.tokens)
+    assert told[-1] == (moment_.tokens, moment_.tokens)
+    assert len(calls) == len(told) - 1 < len(TEXTS * 3) / 2
+    assert not list(tmp_path.rglob("*.unfinished"))
+
+
+def test_sums_are_kept_only_so_often_as_asked_and_a_second_cut_loses_nothing(tmp_path):
+    for tokens in (100, 200):
+        with pytest.raises(StoppedError):
+            moment(batched(), texts=TEXTS * 3, cache_dir=tmp_path, save_every=80, on_progress=stopping_after(tokens))
+    model, told = batched(), []
+    again = moment(model, texts=TEXTS * 3, cache_dir=tmp_path, on_progress=lambda *each: told.append(each))
+    assert 100 < told[0][0] < again.tokens
+    assert torch.equal(again.matrix, moment(batched(), texts=TEXTS * 3).matrix)
+
+
+def cut(tmp_path, layers, **options):
+    with pytest.raises(StoppedError):
+        second_moments(
+            batched(),
+            layers,
+            TEXTS,
+            tokens=ALL,
+            cache_dir=tmp_path,
+            save_every=1,
+            on_progress=stopping_after(50),
+            **options,
+        )
+
+
+def begins_at(tmp_path, layers, **options) -> int:
+    told = []
+    second_moments(
+        batched(), layers, TEXTS, tokens=ALL, cache_dir=tmp_path, on_progress=lambda *each: told.append(each), **options
+    )
+    return told[0][0]
+
+
+def test_sums_serve_fewer_layers_but_not_more_and_no_other_text(tmp_path):
+    cut(tmp_path, [1, 2])
+    assert begins_at(tmp_path, [1, 3]) == 0
+    cut(tmp_path, [0, 2])
+    assert begins_at(tmp_path, [2], seed=1) == 0
+    assert begins_at(tmp_path, [2]) >= 50
+    assert torch.equal(moment(batched(), 2, cache_dir=tmp_path).matrix, moment(batched(), 2).matrix)
+
+
+def test_sums_that_were_left_behind_after_their_moments_were_stored_are_removed(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(MomentCache, "drop_partial", lambda *_: None)
+        moment(batched(), cache_dir=tmp_path, save_every=1)
+    assert len(list(tmp_path.rglob("*.unfinished"))) == 1
+    moment(batched(), cache_dir=tmp_path)
+    assert not list(tmp_path.rglob("*.unfinished"))
+
+
+def test_sums_of_layers_that_are_still_missing_stay(tmp_path):
+    moment(batched(), 1, cache_dir=tmp_path)
+    cut(tmp_path, [2])
+    moment(batched(), 1, cache_dir=tmp_path)
+    assert len(list(tmp_path.rglob("*.unfinished"))) == 1
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_damaged_sums_are_left_aside_with_a_warning(tmp_path, damage):
+    cut(tmp_path, [1])
+    [path] = tmp_path.rglob("*.unfinished")
+    raw = bytearray(path.read_bytes())
+    raw[-100] ^= 1
+    path.write_bytes(bytes(raw) if damage == "flipped" else bytes(raw[: len(raw) // 2]))
+    with pytest.warns(RuntimeWarning, match="unfinished second moments .* damaged"):
+        again = moment(batched(), cache_dir=tmp_path)
+    assert torch.equal(again.matrix, moment(batched()).matrix)
+
+
+def test_a_killed_process_leaves_no_lock_and_whole_files(tmp_path):
     program = """
 import os, sys
 sys.path[:0] = json_path
@@ -280,16 +394,25 @@ import torch, zoo
 torch.set_num_threads(1)
 from editguard.models.second_moment import second_moments
 model = zoo.tiny("gpt2", batch_size=1)
-second_moments(model, [1], zoo.SENTENCES, tokens=10_000, cache_dir=sys.argv[1],
-               on_progress=lambda done, total: os.kill(os.getpid(), 9))
+second_moments(model, [1], zoo.SENTENCES, tokens=10_000, cache_dir=sys.argv[1], save_every=1,
+               on_progress=lambda done, total: done > 50 and os.kill(os.getpid(), 9))
 """.replace("json_path", json.dumps([entry for entry in sys.path if entry]))
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False, capture_output=True)
     assert killed.returncode == -9, killed.stderr.decode()
-    assert [path.suffix for path in Path(tmp_path).rglob("*") if path.is_file()] == [".lock"]
+    left = sorted(path.suffix for path in Path(tmp_path).rglob("*") if path.is_file())
+    assert left == [".lock", ".unfinished"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = moment(zoo.tiny("gpt2"), cache_dir=tmp_path)
-    assert torch.equal(found.matrix, moment(zoo.tiny("gpt2")).matrix)
+        found = moment(zoo.tiny("gpt2", batch_size=1), cache_dir=tmp_path)
+    assert torch.equal(found.matrix, moment(zoo.tiny("gpt2", batch_size=1)).matrix)
+
+
+def test_the_pace_counts_what_this_process_has_seen():
+    times = iter([10.0, 12.0, 20.0])
+    pace = Pace(clock=lambda: next(times))
+    assert pace(1000, 7000) == "1000/7000 tokens"
+    assert pace(2000, 7000) == "2000/7000 tokens, 500 tokens/s, 10 s left"
+    assert pace(7000, 7000) == "7000/7000 tokens, 600 tokens/s, 0 s left"
 
 
 def test_a_short_memory_in_the_middle_of_the_pass_counts_no_token_twice():
