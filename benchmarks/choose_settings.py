@@ -1,7 +1,8 @@
-"""Try editing layers (and FT-L's ball) of a method on validation edits, none of which a suite makes.
+"""Try editing layers, and other settings of a method, on validation edits, none of which a suite makes.
 
     python benchmarks/choose_settings.py rome --layers 0 1 2 3 4
     python benchmarks/choose_settings.py ft-l --layers 1 2 3 --settings norm_constraint=0.005,step_size=0.005
+    python benchmarks/choose_settings.py memit --layers 0 0-1 0-2 --vary second_moment_weight=0.03,0.1,0.3,1
 
 Prints reliability, rephrases, other subjects and other relations of the same subject, each edit alone. What a model's
 own `editguard.toml` says was chosen from such a table; the rule is the largest harmonic mean of the four.
@@ -52,22 +53,32 @@ def measured(
     return [total / len(cases) for total in sums]
 
 
+def layer_settings(text: str) -> dict[str, object]:
+    """The setting that "3" or, for methods that edit several layers, "0-2" stands for."""
+    first, dash, last = text.partition("-")
+    return {"layers": list(range(int(first), int(last) + 1))} if dash else {"layer": int(first)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method")
-    parser.add_argument("--layers", type=int, nargs="+", required=True)
+    parser.add_argument("--layers", nargs="+", default=[""], metavar="N|N-N")
     parser.add_argument("--settings", default="", help="name=value, separated by commas")
+    parser.add_argument("--vary", default="=", metavar="NAME=VALUE,VALUE", help="try each value of one more setting")
     parser.add_argument("--edits", type=int, default=20)
     options = parser.parse_args()
     extra = dict(pair.split("=") for pair in options.settings.split(",") if pair)
+    name, _, varied = options.vary.partition("=")
     model = load_model("pocket")
     cases = pocket_cases(options.edits, seed=VALIDATION_SEED)
     rows = []
-    for layer in options.layers:
-        values = measured(model, options.method, {**extra, "layer": layer}, cases)
-        rows.append([layer, *values, harmonic_mean(values)])
-    headers = ["layer", "reliability", "rephrases", "other subjects", "same subject", "harmonic mean"]
-    print(tabulate(rows, headers=headers, tablefmt="github", floatfmt=".2f"))
+    for layers in options.layers:
+        for value in varied.split(","):
+            chosen = {**extra, **(layer_settings(layers) if layers else {}), **({name: value} if name else {})}
+            means = measured(model, options.method, chosen, cases)
+            rows.append([layers, value, *means, harmonic_mean(means)])
+    headers = ["layers", name, "reliability", "rephrases", "other subjects", "same subject", "harmonic mean"]
+    print(tabulate(rows, headers=headers, tablefmt="github", floatfmt=".2f", disable_numparse=[0, 1]))
 
 
 if __name__ == "__main__":

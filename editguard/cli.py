@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from editguard import __version__
+from editguard import __version__, trace_command
 from editguard.errors import ConfigurationError, EditguardError
+from editguard.study.options import add_arguments as add_study_arguments
+
+if TYPE_CHECKING:
+    from editguard.methods.registry import MethodInfo
+
+NARROWEST: Final = 60
+WIDEST: Final = 110
+"""Columns of a listing for people; a terminal between the two is filled."""
 
 FIRST_SUITE = '''"""A first suite: one edit, and what should and should not follow from it."""
 
@@ -53,6 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_methods(as_json=options.json))
         elif options.command == "init":
             print(_init(Path(options.directory)))
+        elif options.command == "trace":
+            print(trace_command.run(options))
+        elif options.command == "study":
+            from editguard.study.command import execute
+
+            return execute(options)
         else:
             parser.print_help()
     except EditguardError as error:
@@ -74,22 +91,44 @@ def _parser() -> argparse.ArgumentParser:
     methods.add_argument("--json", action="store_true", help="as JSON, with all that is known of each")
     init = commands.add_parser("init", help="write a first suite and its configuration into a directory")
     init.add_argument("directory")
+    trace_command.add_parser(commands)
+    study = commands.add_parser("study", help="compare methods on one model and data set")
+    add_study_arguments(study)
     return parser
 
 
 def _methods(*, as_json: bool) -> str:
     from editguard.methods.registry import methods
 
-    known = methods()
+    known = methods().values()
     if as_json:
-        return json.dumps([info.as_dict() for info in known.values()], indent=2, ensure_ascii=False)
-    width = max(len(name) for name in known)
-    return (
-        "\n".join(
-            f"{info.name:<{width}}  {'*' if info.default else ' '} {info.family}: changes {info.changes}"
-            for info in known.values()
-        )
-        + "\n(* belongs to the default set)"
+        return json.dumps([info.as_dict() for info in known], indent=2, ensure_ascii=False)
+    width = min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
+    families: dict[str, list[MethodInfo]] = {}
+    for info in known:
+        families.setdefault(info.family, []).append(info)
+    sections = [
+        "\n\n".join([family, *(_described(info, width) for info in members)]) for family, members in families.items()
+    ]
+    return "\n\n".join([*sections, "(* belongs to the default set)"])
+
+
+def _described(info: MethodInfo, width: int) -> str:
+    """One method in lines of at most `width` columns."""
+    lines = {
+        "changes": info.changes,
+        "batches": "yes, several requests are one computation" if info.batches else "no, one request after another",
+        "prepares": info.prepares,
+        "source": info.source,
+    }
+    return "\n".join(
+        [
+            f"  {info.name}{' *' if info.default else ''}",
+            *(
+                textwrap.fill(text, width, initial_indent=f"    {label:<10}", subsequent_indent=" " * 14)
+                for label, text in lines.items()
+            ),
+        ]
     )
 
 

@@ -21,6 +21,23 @@ def test_the_registry_is_listed_for_people_and_as_json(capsys: pytest.CaptureFix
         assert {"family", "changes", "prepares", "source", "default"} <= set(entry)
 
 
+@pytest.mark.parametrize("columns", [20, 80, 100, 300])
+def test_the_listing_says_all_of_each_method_and_fits_the_terminal(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["methods"]) == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= min(max(columns, 60), 110)
+    running = " ".join(text.split())
+    for info in methods().values():
+        block = f" {info.name} {'* ' if info.default else ''}changes {info.changes} batches "
+        assert running.partition(block)[2].startswith("yes," if info.batches else "no,")
+        assert f"prepares {info.prepares} source {info.source}" in running
+    for family in {info.family for info in methods().values()}:
+        assert text.splitlines().count(family) == 1
+
+
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as leaving:
         main(["--version"])

@@ -18,10 +18,12 @@ LAYERS = {
     "probes": 5,
     "measurements": 6,
     "comparison": 7,
-    "report": 8,
-    "pytest_plugin": 9,
-    "cli": 9,
-    "__init__": 10,
+    "study": 8,
+    "report": 9,
+    "pytest_plugin": 10,
+    "trace_command": 10,
+    "cli": 11,
+    "__init__": 12,
 }
 """A module imports from smaller numbers; modules that stand outside the path of the data have their own rule."""
 FREE = {"errors", "storage"}

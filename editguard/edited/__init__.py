@@ -1,5 +1,6 @@
 """What an edit leaves behind: reversible changes, and the model that answers with them in force."""
 
+from editguard.edited.compaction import compacted, merged
 from editguard.edited.edited_model import AppliedEdit, EditedModel
 from editguard.edited.memory import PromptMemory, remembered
 from editguard.edited.stack import stack_kept, switch
@@ -10,6 +11,8 @@ __all__ = [
     "EditedModel",
     "PromptMemory",
     "WeightDelta",
+    "compacted",
+    "merged",
     "remembered",
     "stack_kept",
     "switch",

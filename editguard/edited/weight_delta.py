@@ -17,7 +17,7 @@ class WeightDelta:
     """Sums added to named parameters.
 
     Attributes:
-        deltas: parameter name -> `LowRank` or `Dense`, float32, in the orientation (d_out, d_in).
+        deltas: parameter name -> update, float32 inside, in the orientation (d_out, d_in).
     """
 
     deltas: Mapping[str, Delta]

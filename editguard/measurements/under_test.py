@@ -233,7 +233,8 @@ class ModelUnderTest:
         return [head, *(f"  {request.statement}" for request in standing[-SHOWN_EDITS:])]
 
     def __repr__(self) -> str:
-        return f"ModelUnderTest({self.method!r} on {self.model!r}, {self.edits} edits, {self.mode})"
+        count = "1 edit" if self.edits == 1 else f"{self.edits} edits"
+        return f"ModelUnderTest({self.method!r} on {self.model!r}, {count}, {self.mode})"
 
 
 def _clipped(text: str) -> str:

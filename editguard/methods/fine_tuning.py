@@ -1,17 +1,21 @@
-"""Fine-tuning of one down projection, with or without a ball around its old values.
+"""Fine-tuning of one down projection, with or without a ball around its old values: FT, FT-L and FT-M.
 
 FT-L: Zhu et al., "Modifying Memories in Transformer Models", 2020, in the form of the ROME repository's FT baseline
 (Meng et al. 2022): Adam on one matrix, the answer's tokens read from the prompt's last position, and after every
-step each weight held within epsilon of its old value. The three choices are settings of their own.
+step each weight held within epsilon of its old value. FT is the same without the ball. FT-M (Zhang et al., "A
+Comprehensive Study of Knowledge Editing for Large Language Models", 2024) has no ball either and reads each token of
+the answer after the ones before it. The choices are settings of their own; the three methods differ in defaults.
 """
 
 from __future__ import annotations
 
+import math
 import time
+from abc import ABC
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
@@ -65,21 +69,60 @@ class FineTuningSettings:
             raise InvalidSettings(f"norm_constraint is not negative; got {self.norm_constraint}.")
 
 
-_ROME = "ROME repository, hparams/FT (constrained)"
-_EASY = "EasyEdit, hparams/FT"
+@dataclass(frozen=True, kw_only=True)
+class FreeFineTuningSettings(FineTuningSettings):
+    """Defaults are plain FT's for GPT-2 XL in the ROME repository: no ball."""
 
-PUBLISHED = (
-    Published("gpt2", 24, 1024, _ROME, {"layer": 0, "norm_constraint": 2e-3, "trains_bias": True}),
-    Published("gpt2", 36, 1280, _ROME, {"layer": 0, "norm_constraint": 1e-3, "trains_bias": True}),
-    Published("gpt2", 48, 1600, _ROME, {"layer": 0, "norm_constraint": 5e-4, "trains_bias": True}),
-    Published("gptj", 28, 4096, _ROME, {"layer": 0, "norm_constraint": 5e-5, "trains_bias": True}),
-    Published("mistral", 32, 4096, _EASY, {"layer": 21, "norm_constraint": 5e-5}),
+    layer: int = 1
+    norm_constraint: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedFineTuningSettings(FineTuningSettings):
+    """Defaults are FT-M's: the loss of a language model with the prompt masked out, and no ball."""
+
+    layer: int = 21
+    loss_position: LossPosition = "target-new"
+    norm_constraint: float | None = None
+
+
+_ROME: Final = "ROME repository, hparams/FT"
+_CONSTRAINED: Final = f"{_ROME} (constrained)"
+_EASY: Final = "EasyEdit, hparams/FT"
+
+CONSTRAINED: Final = (
+    Published("gpt2", 24, 1024, _CONSTRAINED, {"layer": 0, "norm_constraint": 2e-3, "trains_bias": True}),
+    Published("gpt2", 36, 1280, _CONSTRAINED, {"layer": 0, "norm_constraint": 1e-3, "trains_bias": True}),
+    Published("gpt2", 48, 1600, _CONSTRAINED, {"layer": 0, "norm_constraint": 5e-4, "trains_bias": True}),
+    Published("gptj", 28, 4096, _CONSTRAINED, {"layer": 0, "norm_constraint": 5e-5, "trains_bias": True}),
+    Published("mistral", 32, 4096, _EASY, {"layer": 21, "norm_constraint": 5e-5, "batch_size": 1}),
 )
+
+_WITHOUT_BALL: Final = (
+    Published("llama", 32, 4096, _EASY, {"layer": 21, "batch_size": 1}),
+    Published("llama", 28, 3072, _EASY, {"layer": 21, "batch_size": 1}),
+    Published("mistral", 32, 4096, f"{_EASY}, its ball left off", {"layer": 21, "batch_size": 1}),
+    Published("qwen2", 28, 3584, _EASY, {"layer": 27, "batch_size": 1}),
+)
+"""EasyEdit keeps one file for both losses."""
+
+FREE: Final = (
+    Published("gpt2", 48, 1600, f"{_ROME} (unconstrained)", {"layer": 1, "trains_bias": True}),
+    Published("gptj", 28, 4096, f"{_ROME} (unconstrained)", {"layer": 21, "trains_bias": True}),
+    *_WITHOUT_BALL,
+)
+
+MASKED: Final = _WITHOUT_BALL
 
 
 def derived(layers: int) -> Mapping[str, tuple[Any, str]]:
-    """Return the layer for a model that no source speaks of: ROME's, as the survey has it for FT-L."""
+    """Return FT-L's layer for a model that no source speaks of: ROME's, as the survey has it."""
     return {"layer": (layers // 3, "a third of the blocks, ROME's layer")}
+
+
+def derived_without_ball(layers: int) -> Mapping[str, tuple[Any, str]]:
+    """Return the layer of FT and FT-M for a model that no source speaks of: 21 of 32, as in most published rows."""
+    return {"layer": (2 * layers // 3, "two thirds of the blocks, as published for models of 32")}
 
 
 @dataclass(frozen=True)
@@ -178,12 +221,15 @@ class TrainedChange:
         return found
 
 
-class ConstrainedFineTuning:
-    """FT-L: all requests in one run of Adam on a float32 copy of one down projection."""
+class FineTuning(ABC):
+    """All requests in one run of Adam on a float32 copy of one down projection.
 
-    name: ClassVar[str] = "ft-l"
-    settings_type: ClassVar[type] = FineTuningSettings
-    recipe: ClassVar[Recipe] = Recipe(FineTuningSettings, PUBLISHED, derived)
+    The methods below say with which settings; each has its name, and rows for the models that sources speak of.
+    """
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[FineTuningSettings]]
+    recipe: ClassVar[Recipe]
 
     def __init__(
         self,
@@ -191,7 +237,7 @@ class ConstrainedFineTuning:
         *,
         provenance: Mapping[str, str] | None = None,
     ) -> None:
-        self.settings = settings or FineTuningSettings()
+        self.settings = settings or self.settings_type()
         self.provenance = dict(provenance or {})
 
     def prepare(self, model: LanguageModel, data: Preparation) -> None:
@@ -200,9 +246,10 @@ class ConstrainedFineTuning:
         _matrix(model, self.settings.layer, self.name)
 
     def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
-        """Return `edited` with the requests trained in on top, as one dense update.
+        """Return `edited` with the requests trained in on top, as one dense update; none where no step was needed.
 
-        Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no such layer.
+        Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no such layer, or
+            the training broke down; then nothing has changed.
         """
         if not requests:
             return edited
@@ -212,17 +259,40 @@ class ConstrainedFineTuning:
         matrix = _matrix(model, self.settings.layer, self.name)
         with stack_kept(model):
             edited.activate()
-            deltas, record = fine_tuned(model, matrix, examples(model, requests), self.settings)
+            try:
+                deltas, record = fine_tuned(model, matrix, examples(model, requests), self.settings)
+            except FloatingPointError as failure:
+                raise MethodRefused(
+                    f"{self.name} gave up on {_named(requests)}: {failure}. Nothing was changed; use a smaller "
+                    "step_size, or load the model in a wider type."
+                ) from failure
         record |= {"settings": asdict(self.settings), "provenance": self.provenance}
-        return edited.extended(
-            AppliedEdit(
-                self.name,
-                tuple(requests),
-                (WeightDelta(deltas),),
-                record,
-                time.perf_counter() - started,
-            )
-        )
+        changes = (WeightDelta(deltas),) if record["updates"] else ()
+        return edited.extended(AppliedEdit(self.name, tuple(requests), changes, record, time.perf_counter() - started))
+
+
+class ConstrainedFineTuning(FineTuning):
+    """FT-L: every weight stays in a small ball around its old value."""
+
+    name = "ft-l"
+    settings_type = FineTuningSettings
+    recipe = Recipe(FineTuningSettings, CONSTRAINED, derived)
+
+
+class FreeFineTuning(FineTuning):
+    """FT: the weights may go anywhere."""
+
+    name = "ft"
+    settings_type = FreeFineTuningSettings
+    recipe = Recipe(FreeFineTuningSettings, FREE, derived_without_ball)
+
+
+class MaskedFineTuning(FineTuning):
+    """FT-M: as FT, with the answer's tokens read one after the other."""
+
+    name = "ft-m"
+    settings_type = MaskedFineTuningSettings
+    recipe = Recipe(MaskedFineTuningSettings, MASKED, derived_without_ball)
 
 
 def examples(model: LanguageModel, requests: Sequence[EditRequest]) -> list[Example]:
@@ -240,6 +310,8 @@ def fine_tuned(
     """Return the updates of the trained parameters, and diagnostics.
 
     The model itself stays untouched, and the blocks below the matrix run once: they are constant.
+
+    Raises: FloatingPointError: the loss or a gradient is infinite or undefined.
     """
     trained = TrainedChange(matrix, trains_bias=settings.trains_bias)
     optimiser = torch.optim.Adam(trained.parameters, lr=settings.step_size)
@@ -253,9 +325,13 @@ def fine_tuned(
             with torch.enable_grad(), trained.in_force():
                 loss = _loss(run, batch, settings.loss_position)
                 losses.append(float(loss.detach()))
+                if not math.isfinite(losses[-1]):
+                    raise FloatingPointError(f"the loss became {losses[-1]} after {updates} updates")
                 if losses[-1] < settings.stop_below:
                     continue
                 gradients = torch.autograd.grad(loss, trained.parameters)
+            if not all(gradient.isfinite().all() for gradient in gradients):
+                raise FloatingPointError(f"a gradient became infinite or undefined after {updates} updates")
             for parameter, gradient in zip(trained.parameters, gradients, strict=True):
                 parameter.grad = gradient
             optimiser.step()
@@ -277,6 +353,11 @@ def _loss(run: Passes, batch: Sequence[Example], position: LossPosition) -> Tens
     targets = [example.target for example in batch]
     loss = prompt_last_loss if position == "prompt-last" else target_new_loss
     return loss(run.logits(), targets)
+
+
+def _named(requests: Sequence[EditRequest]) -> str:
+    more = f" and {len(requests) - 1} more" if len(requests) > 1 else ""
+    return f"{requests[0].statement!r}{more}"
 
 
 def _master(weight: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Keys and outputs of a down projection at the subject's last token: the memory that editing methods speak of."""
+"""Keys and outputs at the subject's last token: the memory that editing methods speak of."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from editguard.edits import EditRequest
-from editguard.models.hooks import capture, stop_after
+from editguard.models.hooks import Place, capture, stop_after
 
 if TYPE_CHECKING:
     from editguard.models.anatomy import Matrix
@@ -37,30 +37,51 @@ def subject_row(model: LanguageModel, request: EditRequest, context: str = "") -
     return SubjectRow(tuple(model.encode(text)), end)
 
 
-@torch.no_grad()
 def keys_and_outputs(model: LanguageModel, matrix: Matrix, rows: Sequence[SubjectRow]) -> tuple[Tensor, Tensor]:
-    """Return the inputs (rows, d_in) and outputs (rows, d_out) of a matrix at the rows' subject ends.
+    """Return the inputs (rows, d_in) and outputs (rows, d_out) of a matrix at the rows' subject ends; see `vectors`."""
+    keys, outputs = vectors(model, rows, [(matrix.module, "input"), (matrix.module, "output")])
+    return keys, outputs
 
-    Of a row only the tokens up to the subject's end run, and no module above the matrix does. At least float32.
+
+def averaged_keys(model: LanguageModel, matrix: Matrix, prompts: Sequence[Sequence[SubjectRow]]) -> Tensor:
+    """Return one key (edits, d_in) for each edit, averaged over its prompts, of which the first is the bare one."""
+    [keys] = vectors(model, [row for edit in prompts for row in edit], [(matrix.module, "input")])
+    return torch.stack([average_over_contexts(part) for part in torch.split(keys, [len(edit) for edit in prompts])])
+
+
+def average_over_contexts(keys: Tensor) -> Tensor:
+    """Return the mean key (d_in,) of (prompts, d_in): the bare prompt, the first, weighs one half, the rest share one.
+
+    Source: the released code of MEMIT (Meng et al. 2023), which averages within and then between the groups of
+    contexts; the bare prompt is a group of its own.
     """
-    keys: list[Tensor] = []
-    outputs: list[Tensor] = []
-    for first in range(0, len(rows), model.batch_size):
-        batch = rows[first : first + model.batch_size]
-        width = max(row.end for row in batch) + 1
+    return keys[0] if len(keys) == 1 else (keys[0] + keys[1:].mean(0)) / 2
+
+
+def vectors(
+    model: LanguageModel, rows: Sequence[SubjectRow], places: Sequence[tuple[nn.Module, Place]]
+) -> list[Tensor]:
+    """Return what enters or leaves modules at the rows' subject ends: (rows, width) for each place, at least float32.
+
+    Of a row only the tokens up to the subject's end run, and the pass ends at the last of the places.
+    """
+
+    def run(batch: list[int]) -> list[list[Tensor]]:
+        ends = [rows[index].end for index in batch]
+        width = max(ends) + 1
         ids = torch.zeros(len(batch), width, dtype=torch.long)
-        for number, row in enumerate(batch):
-            ids[number, : row.end + 1] = torch.tensor(row.ids[: row.end + 1])
+        for number, index in enumerate(batch):
+            ids[number, : ends[number] + 1] = torch.tensor(rows[index].ids[: ends[number] + 1])
         with ExitStack() as hooks:
-            entering = hooks.enter_context(capture(matrix.module, at="input"))
-            leaving = hooks.enter_context(capture(matrix.module, at="output"))
-            hooks.enter_context(stop_after(matrix.module))
+            captured = [hooks.enter_context(capture(module, at)) for module, at in places]
+            hooks.enter_context(stop_after(*places[-1]))
             model.forward(ids, torch.ones_like(ids))  # padding on the right is hidden by causality
-        ends = [row.end for row in batch]
-        for found, captured in ((keys, entering), (outputs, leaving)):
-            grid = captured.value.reshape(len(batch), width, -1)
-            found.append(_widened(grid[range(len(batch)), ends]))
-    return torch.cat(keys), torch.cat(outputs)
+        grids = [each.value.reshape(len(batch), width, -1) for each in captured]
+        found = [_widened(grid[range(len(batch)), ends]) for grid in grids]
+        return [list(of_row) for of_row in zip(*found, strict=True)]
+
+    by_row = model.in_batches([row.end + 1 for row in rows], run)
+    return [torch.stack(list(of_place)) for of_place in zip(*by_row, strict=True)]
 
 
 def _widened(values: Tensor) -> Tensor:

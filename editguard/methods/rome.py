@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from editguard.edited import AppliedEdit, EditedModel, WeightDelta, stack_kept
 from editguard.edits import EditRequest
-from editguard.errors import InvalidSettings, MethodRefused, MissingMaterial
+from editguard.errors import InvalidSettings, MethodRefused
 from editguard.methods.context_templates import ROME_LENGTHS, prefix_contexts
 from editguard.methods.keys import keys_and_outputs
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Published, Recipe
 from editguard.methods.value_optimisation import ValueSettings, optimise_values, value_problem
-from editguard.models.second_moment import SecondMoment, second_moments
+from editguard.methods.whitening import LayerStatistics, Whitening
 from editguard.models.weights import LowRank
 
 if TYPE_CHECKING:
@@ -129,31 +128,25 @@ def right_vector(value: Tensor, output: Tensor, key: Tensor, left: Tensor) -> Te
 
 
 @dataclass(frozen=True)
-class Whitening:
-    """The factorised second moment of one layer's keys.
+class Association:
+    """What a rank-one update is made of.
 
     Attributes:
-        lower: the Cholesky factor, (d_ff, d_ff), float64.
-        record: how it was obtained, ready for JSON.
+        direction: the key (d_ff,) whose whitened form is u.
+        key, output: k (d_ff,), and what the matrix puts out there now, (d_model,): the pair that is rewritten.
     """
 
-    lower: Tensor
-    record: Mapping[str, Any]
+    direction: Tensor
+    key: Tensor
+    output: Tensor
 
-    @classmethod
-    def of(cls, moment: SecondMoment, shrinkage: float) -> Whitening:
-        """Factorise a second moment, shrunk towards a multiple of the identity."""
-        factor = moment.cholesky(shrinkage)
-        pivots = factor.lower.diagonal() ** 2
-        record = {
-            "key": moment.key,
-            "tokens": moment.tokens,
-            "shrinkage": factor.shrinkage,
-            "jitter": factor.jitter,
-            "condition_number_at_least": float(pivots.max() / pivots.min()),
-            "dead_units": moment.dead_units,
-        }
-        return cls(factor.lower, record)
+
+def mixed_keys(keys: Tensor, outputs: Tensor) -> Association:
+    """ROME's association: the direction from all contexts, the pair from the bare prompt, row 0.
+
+    keys: (contexts, d_ff); outputs: (contexts, d_model).
+    """
+    return Association(keys.mean(0), keys[0], outputs[0])
 
 
 class Rome:
@@ -166,45 +159,67 @@ class Rome:
     def __init__(self, settings: RomeSettings | None = None, *, provenance: Mapping[str, str] | None = None) -> None:
         self.settings = settings or RomeSettings()
         self.provenance = dict(provenance or {})
-        self._whitenings: WeakKeyDictionary[LanguageModel, Whitening] = WeakKeyDictionary()
+        self._insertion = RankOneInsertion(self.name, self.settings, self.provenance)
 
     def prepare(self, model: LanguageModel, data: Preparation) -> None:
         """Draw the prefix contexts and factorise the second moment of the layer's keys, on the unedited model."""
-        self._matrix(model)
-        self._contexts(model)
-        if not self.settings.second_moment_adjustment or model in self._whitenings:
-            return
-        texts = tuple(data.texts)
-        if not texts:
-            raise MissingMaterial(
-                "rome needs running text for the second moment of the keys (--editguard-corpus FILE, one document per "
-                "line; Preparation(texts=...) from Python), or second_moment_adjustment = false, a method of poorer "
-                "locality."
-            )
-        layer = self.settings.layer
-        tokens = data.second_moment_tokens or 10 * model.anatomy.d_ff
-        with EditedModel.original(model):
-            [moment] = second_moments(
-                model,
-                [layer],
-                texts,
-                tokens=tokens,
-                seed=data.seed,
-                cache_dir=data.cache_dir,
-                on_progress=lambda done, of: data.on_progress(
-                    f"rome: second moment of layer {layer}, {done}/{of} tokens"
-                ),
-            ).values()
-        self._whitenings[model] = Whitening.of(moment, self.settings.shrinkage)
+        self._insertion.prepare(model, data)
 
     def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
         """Return `edited` with one rank-one update per request on top."""
+        return self._insertion.apply(edited, requests, mixed_keys)
+
+
+class RankOneInsertion:
+    """The course of ROME and of its corrections, which choose the keys and outputs of the update differently.
+
+    Args:
+        method: registered name.
+        settings, provenance: as in force.
+    """
+
+    def __init__(self, method: str, settings: RomeSettings, provenance: Mapping[str, str]) -> None:
+        self.method = method
+        self.settings = settings
+        self.provenance = dict(provenance)
+        self._whitenings = LayerStatistics(
+            method,
+            lambda moment: Whitening.of(moment, self.settings.shrinkage),
+            alternative=", or second_moment_adjustment = false, a method of poorer locality",
+        )
+
+    def prepare(self, model: LanguageModel, data: Preparation) -> None:
+        """Draw the prefix contexts and factorise the second moment of the layer's keys, on the unedited model.
+
+        Raises: MethodRefused: the model has no such layer. MissingMaterial: there is no text.
+        """
+        self._matrix(model)
+        self._contexts(model)
+        if self.settings.second_moment_adjustment:
+            self._whitenings.prepare(model, [self.settings.layer], data)
+
+    def apply(
+        self,
+        edited: EditedModel,
+        requests: Sequence[EditRequest],
+        associate: Callable[[Tensor, Tensor], Association],
+    ) -> EditedModel:
+        """Return `edited` with one rank-one update per request on top.
+
+        Args:
+            associate: keys (contexts, d_ff) and outputs (contexts, d_model) at the subject, the bare prompt's first,
+                float64 -> what to make the update of.
+
+        Raises: MethodRefused: no such layer, not prepared, or no update was found that would not wreck the model.
+        """
         with stack_kept(edited.model):
             for request in requests:
-                edited = edited.extended(self._edit(edited, request))
+                edited = edited.extended(self._edit(edited, request, associate))
         return edited
 
-    def _edit(self, edited: EditedModel, request: EditRequest) -> AppliedEdit:
+    def _edit(
+        self, edited: EditedModel, request: EditRequest, associate: Callable[[Tensor, Tensor], Association]
+    ) -> AppliedEdit:
         """Compute one request's update on the model as the earlier edits have left it."""
         started = time.perf_counter()
         model, settings = edited.model, self.settings
@@ -214,10 +229,10 @@ class Rome:
         problem = value_problem(model, request, contexts)
         [optimised] = optimise_values(model, [problem], settings.value_settings())
         keys, outputs = keys_and_outputs(model, matrix, problem.prompts)
-        bare, average = keys[0].double(), keys.double().mean(0)
-        left = left_vector(average, whitening.lower.to(average.device) if whitening else None)
-        ratio = guard(left, bare, average, request)
-        right = right_vector(optimised.value.double(), outputs[0].double(), bare, left)
+        pair = associate(keys.double(), outputs.double())
+        left = left_vector(pair.direction, whitening.lower.to(keys.device) if whitening else None)
+        ratio = guard(left, pair.key, pair.direction, request) if pair.key is not pair.direction else 1.0
+        right = right_vector(optimised.value.double(), pair.output, pair.key, left)
 
         update = LowRank(right[:, None].to(optimised.value), left[:, None].to(optimised.value))
         weight = matrix.weight().detach()
@@ -229,21 +244,21 @@ class Rome:
             "target_probability": float(torch.tensor(-optimised.nll).exp()),
             "drift": optimised.drift,
             "updates": optimised.updates,
-            "u_dot_key": float(left @ bare),
+            "u_dot_key": float(left @ pair.key),
             "key_ratio": ratio,
             "disabling_risk": ratio < DISABLING_RATIO,
             "relative_norm": float(right.norm() * left.norm() / weight.double().norm()),
             "second_moment": dict(whitening.record) if whitening else None,
         }
         change = WeightDelta({matrix.name: update})
-        return AppliedEdit(self.name, (request,), (change,), record, time.perf_counter() - started)
+        return AppliedEdit(self.method, (request,), (change,), record, time.perf_counter() - started)
 
     def _matrix(self, model: LanguageModel) -> Matrix:
         layers = model.anatomy.layers
         if self.settings.layer >= layers:
             raise MethodRefused(
-                f"rome should edit layer {self.settings.layer} of {model.name}, which has layers 0 to {layers - 1}: "
-                "set `layer` in its settings."
+                f"{self.method} should edit layer {self.settings.layer} of {model.name}, which has layers 0 to "
+                f"{layers - 1}: set `layer` in its settings."
             )
         return model.anatomy.down_projection(self.settings.layer)
 
@@ -253,11 +268,7 @@ class Rome:
     def _whitening(self, model: LanguageModel) -> Whitening | None:
         if not self.settings.second_moment_adjustment:
             return None
-        if model not in self._whitenings:
-            raise MethodRefused(
-                "rome was not prepared for this model: call prepare(model, Preparation(texts=...)) first."
-            )
-        return self._whitenings[model]
+        return self._whitenings.of(model)[self.settings.layer]
 
 
 def guard(left: Tensor, bare: Tensor, average: Tensor, request: EditRequest) -> float:

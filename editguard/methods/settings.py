@@ -11,7 +11,7 @@ import math
 import tomllib
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, cast, get_args, get_origin, get_type_hints
 
@@ -33,6 +33,7 @@ class Published:
         layers, d_model: number of blocks, and width of the residual stream.
         source: who published them.
         values: setting name -> value.
+        d_ff: width of the keys, where the other figures do not tell two models apart.
     """
 
     family: str
@@ -40,6 +41,7 @@ class Published:
     d_model: int
     source: str
     values: Mapping[str, Any]
+    d_ff: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Shape:
     layers: int
     d_model: int
     directory: Path | None = None
+    d_ff: int | None = None
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,33 @@ class Recipe:
         type: the dataclass of the settings.
         published: rows for models of known family and size.
         derived: number of layers -> settings that follow from the depth, with the rule in words.
+        inner: registered name of the method that this one wraps, or nothing.
     """
 
     type: type
     published: tuple[Published, ...] = ()
     derived: Callable[[int], Mapping[str, tuple[Any, str]]] = field(default=lambda _layers: {})
+    inner: str = ""
+
+
+def joined(own: type, inner: Recipe, name: str) -> Recipe:
+    """Return the recipe of a method that wraps the one of that name: one flat table of settings of both.
+
+    The settings are an instance of both dataclasses. What is published and derived for the inner method, and what the
+    model's folder says of it, holds for the wrapper too, unless that folder has a value for the wrapper itself.
+    """
+    shared = {item.name for item in fields(own)} & {item.name for item in fields(inner.type)}
+    if shared:
+        raise TypeError(f"{own.__name__} and {inner.type.__name__} both have the settings {', '.join(sorted(shared))}")
+
+    def check(self: Any) -> None:
+        for part in (inner.type, own):
+            if (checks := getattr(part, "__post_init__", None)) is not None:
+                checks(self)
+
+    # A field keeps the dataclass that declares it, so that its annotation is read in that one's module.
+    both = type(f"{own.__name__}Over{inner.type.__name__}", (own, inner.type), {"__post_init__": check})
+    return replace(inner, type=dataclass(frozen=True, kw_only=True)(both), inner=name)
 
 
 @dataclass(frozen=True)
@@ -79,7 +104,7 @@ def shape_of(model: LanguageModel) -> Shape:
     """Return what decides a model's default settings."""
     anatomy = model.anatomy
     folder = Path(str(getattr(model.module, "name_or_path", "") or model.name))
-    return Shape(anatomy.family, anatomy.layers, anatomy.d_model, folder if folder.is_dir() else None)
+    return Shape(anatomy.family, anatomy.layers, anatomy.d_model, folder if folder.is_dir() else None, anatomy.d_ff)
 
 
 def resolve(method: str, recipe: Recipe, overrides: Mapping[str, Any], shape: Shape | None) -> Resolved:
@@ -164,9 +189,14 @@ def _layers_of(
             (dict.fromkeys(row.values, f"published: {row.source}"), row.values)
             for row in recipe.published
             if (row.family, row.layers, row.d_model) == (shape.family, shape.layers, shape.d_model)
+            and row.d_ff in (None, shape.d_ff)
         )
         if shape.directory is not None:
-            table = read_file(shape.directory).get(method, {})
+            tables = read_file(shape.directory)
+            if recipe.inner and recipe.inner in tables:
+                table = tables[recipe.inner]
+                layers.append((dict.fromkeys(table, f"model directory: {FILE_NAME}, {recipe.inner}"), table))
+            table = tables.get(method, {})
             layers.append((dict.fromkeys(table, f"model directory: {FILE_NAME}"), table))
     layers.append((dict.fromkeys(overrides, "override"), overrides))
     return layers

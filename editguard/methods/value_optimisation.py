@@ -1,30 +1,75 @@
-"""The target vector of locate-then-edit methods: what a layer should put out at the subject for the answer to come.
+"""The search for target vectors: what a layer should put out at the subject for the answer to come.
 
-Source: Meng et al. 2022 (ROME), section 3.1, equation 4, with the loss as the released code computes it.
+Many edits are optimised together. They share forward passes and nothing else: each has a vector, moments of Adam, a
+step count and an end of its own, so that an edit's result does not depend on its company.
+
+Source: Meng et al. 2022 (ROME), section 3.1, equation 4, with the loss as the released code computes it; the further
+stop rule is that of Li et al. 2024 (PMET), section 3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from editguard.edits import EditRequest
-from editguard.methods.keys import SubjectRow, subject_row
-from editguard.models.continuation import Passes, Row, continued
-from editguard.models.hooks import capture
+from editguard.errors import MethodRefused
+from editguard.methods.value_objective import (
+    MakePasses,
+    Place,
+    ValueProblem,
+    drift,
+    objective,
+    penalty,
+    value_problem,
+)
+from editguard.models.continuation import continued
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
 
-Place = Literal["mlp", "block"]
-"""Where the vector is added: to the down projection's output, or to the block's."""
+__all__ = [
+    "FailedValue",
+    "OnceAnswered",
+    "OptimisedValue",
+    "Outcome",
+    "Place",
+    "ValueProblem",
+    "ValueSettings",
+    "attempt_values",
+    "clamped",
+    "drift",
+    "objective",
+    "optimise_values",
+    "penalty",
+    "value_problem",
+]
 
-MakePasses = Callable[["LanguageModel", Sequence[Row], int], Passes]
+EDITS_AT_ONCE: Final = 64
+"""Edits that are optimised together, at most; fewer once the device's memory was short."""
+
+_BETAS: Final = (0.9, 0.999)
+_EPSILON: Final = 1e-8
+"""Adam's constants, the usual ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnceAnswered:
+    """What changes for an edit while its target is the likeliest token everywhere it is read (PMET).
+
+    Attributes:
+        likelihood_weight: factor of the target's negative log-likelihood from the next step on.
+        stop_below_drift: the edit is done when its weighted drift (nats) is not above this.
+    """
+
+    likelihood_weight: float = 0.1
+    stop_below_drift: float = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +82,10 @@ class ValueSettings:
         steps: forward passes; one update fewer.
         step_size: Adam's learning rate, dimensionless.
         drift_weight: weight of the divergence (nats) that holds the subject's own next-token distribution.
-        weight_decay: weight of ||delta|| / ||v0||^2.
-        clamp_factor: the radius of delta's ball in units of ||v0||.
+        weight_decay: weight of ||delta|| / ||v0||^2, summed over the places.
+        clamp_factor: the radius of delta's ball in units of ||v0||, at each place.
         stop_below: the loss (nats) at which an edit is done.
+        once_answered: a further rule, or None.
     """
 
     layer: int
@@ -50,31 +96,7 @@ class ValueSettings:
     weight_decay: float = 0.5
     clamp_factor: float = 4.0
     stop_below: float = 0.05
-
-
-@dataclass(frozen=True)
-class ValueProblem:
-    """One edit in tokens.
-
-    Attributes:
-        prompts: the prompt behind each prefix context; the first is the bare one.
-        target: ids of the answer, as they follow the bare prompt.
-        drift: the subject alone, read at its last token.
-    """
-
-    prompts: tuple[SubjectRow, ...]
-    target: tuple[int, ...]
-    drift: SubjectRow
-
-    def rows(self) -> list[Row]:
-        """The rows of the batch: prompts with the target but its last token, then the subject."""
-        length = len(self.target)
-        rows = []
-        for prompt in self.prompts:
-            ids = (*prompt.ids, *self.target[:-1])
-            rows.append(Row(ids, prompt.end, tuple(range(len(ids) - length, len(ids)))))
-        end = self.drift.end
-        return [*rows, Row(self.drift.ids[: end + 1], end, (end,))]
+    once_answered: OnceAnswered | None = None
 
 
 @dataclass(frozen=True)
@@ -82,10 +104,11 @@ class OptimisedValue:
     """What the optimisation found for one edit.
 
     Attributes:
-        value: v* = v0 + delta, (d_model,), at least float32.
+        value: v* = v0 + delta, at least float32; (d_model,), or (places, d_model) where there are several.
         base: v0, the unedited vector of the bare prompt.
         loss, nll, drift: of the last forward pass, nats; `loss` includes the weighted terms.
         updates: how often delta was moved.
+        already_true: the model's greedy answer to the bare prompt was the target before any step.
     """
 
     value: Tensor
@@ -94,130 +117,93 @@ class OptimisedValue:
     nll: float
     drift: float
     updates: int
+    already_true: bool = False
 
     @property
     def delta(self) -> Tensor:
-        """v* - v0, (d_model,)."""
+        """v* - v0, of the shape of `value`."""
         return self.value - self.base
 
 
-def value_problem(model: LanguageModel, request: EditRequest, contexts: Sequence[str]) -> ValueProblem:
-    """Return the request in tokens; `contexts` are prefix contexts, the empty one first."""
-    _, target = model.encode_answer(request.text, request.target)
-    essence = EditRequest(prompt="{} is a", subject=request.subject, target=request.target)
-    return ValueProblem(
-        prompts=tuple(subject_row(model, request, context) for context in contexts),
-        target=tuple(target),
-        drift=subject_row(model, essence),
-    )
-
-
 @dataclass(frozen=True)
-class Objective:
-    """The loss of several edits at once, as a function of their vectors.
+class FailedValue:
+    """An edit whose optimisation broke down.
 
     Attributes:
-        passes: the model on the rows of all edits.
-        module: where the vectors are added.
-        edit_of_row: (rows,) which edit a row belongs to.
-        target_reads: which of the reads are labelled, with `labels` (token ids), `edit_of_label` and `share`
-            (1 / (prompts x target tokens) of the label's edit).
-        drift_reads: (edits,) the read of each edit's subject row.
+        statement: the request in words.
+        reason: what happened, as the end of a sentence.
     """
 
-    passes: Passes
-    module: nn.Module
-    edit_of_row: Tensor
-    target_reads: Tensor
-    labels: Tensor
-    edit_of_label: Tensor
-    share: Tensor
-    drift_reads: Tensor
-
-    def forward(self, deltas: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the NLL (edits,) in nats and the subjects' log distributions (edits, vocabulary)."""
-        with ExitStack() as hooks:
-            if deltas is not None:
-                vectors = deltas[self.edit_of_row.to(deltas.device)]
-                hooks.enter_context(self.passes.added(self.module, vectors))
-            log_probs = self.passes.logits().log_softmax(-1)
-        labels = self.labels.to(log_probs.device)
-        picked = log_probs[self.target_reads.to(log_probs.device), labels]
-        nll = torch.zeros(len(self.drift_reads), dtype=log_probs.dtype, device=log_probs.device)
-        nll = nll.index_add(0, self.edit_of_label.to(nll.device), -picked * self.share.to(picked))
-        return nll, log_probs[self.drift_reads.to(log_probs.device)]
-
-    def base(self, first_rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return v0 (edits, d_model) at the edits' first rows, and the subjects' log distributions."""
-        with torch.no_grad(), capture(self.module) as captured:
-            _, before = self.forward(None)
-        vectors = self.passes.at_start(captured.value)[first_rows.to(captured.value.device)]
-        return vectors.to(torch.promote_types(vectors.dtype, torch.float32)), before
-
-
-def objective(
-    model: LanguageModel,
-    problems: Sequence[ValueProblem],
-    layer: int,
-    place: Place,
-    make_passes: MakePasses = continued,
-) -> tuple[Objective, Tensor]:
-    """Return the objective of several edits, and the number (edits,) of each edit's bare row."""
-    rows: list[Row] = []
-    edit_of_row: list[int] = []
-    first_rows: list[int] = []
-    target_reads: list[int] = []
-    labels: list[int] = []
-    edit_of_label: list[int] = []
-    share: list[float] = []
-    drift_reads: list[int] = []
-    reads = 0
-    for edit, problem in enumerate(problems):
-        first_rows.append(len(rows))
-        length, prompts = len(problem.target), len(problem.prompts)
-        count = length * prompts
-        target_reads += range(reads, reads + count)
-        labels += problem.target * prompts
-        edit_of_label += [edit] * count
-        share += [1 / count] * count
-        drift_reads.append(reads + count)
-        reads += count + 1
-        edit_of_row += [edit] * (prompts + 1)
-        rows += problem.rows()
-    module = model.anatomy.down_projection(layer).module if place == "mlp" else model.anatomy.block(layer)
-    return (
-        Objective(
-            passes=make_passes(model, rows, layer),
-            module=module,
-            edit_of_row=torch.tensor(edit_of_row),
-            target_reads=torch.tensor(target_reads),
-            labels=torch.tensor(labels),
-            edit_of_label=torch.tensor(edit_of_label),
-            share=torch.tensor(share, dtype=torch.float64),
-            drift_reads=torch.tensor(drift_reads),
-        ),
-        torch.tensor(first_rows),
-    )
-
-
-def drift(now: Tensor, before: Tensor) -> Tensor:
-    """D_KL(now || before) in nats from log distributions (edits, vocabulary); returns (edits,)."""
-    divergence: Tensor = (now.exp() * (now - before)).sum(-1)
-    return divergence
-
-
-def penalty(deltas: Tensor, base: Tensor) -> Tensor:
-    """||delta|| / ||v0||^2 for each edit, both (edits, d_model); its gradient at delta = 0 is zero."""
-    length: Tensor = torch.linalg.vector_norm(deltas, dim=-1)
-    reference: Tensor = torch.linalg.vector_norm(base, dim=-1)
-    return length / reference.square()
+    statement: str
+    reason: str
 
 
 def clamped(delta: Tensor, base: Tensor, factor: float) -> Tensor:
-    """Return delta (d_model,) projected on the ball of radius factor x ||v0||."""
-    radius = factor * base.norm()
-    length = delta.norm()
-    return delta * (radius / length) if length > radius else delta
+    """Return vectors delta (..., d_model), each projected on the ball of radius factor x ||v0||."""
+    radius = factor * torch.linalg.vector_norm(base, dim=-1, keepdim=True)
+    length = torch.linalg.vector_norm(delta, dim=-1, keepdim=True)
+    return torch.where(length > radius, delta * (radius / length), delta)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Adam's running means of a gradient and of its square, after `steps` updates; first dimension: the edits."""
+
+    first: Tensor
+    second: Tensor
+    steps: Tensor
+
+    def updated(self, gradient: Tensor) -> Moments:
+        """Return the moments with one more gradient."""
+        first = torch.lerp(self.first, gradient, 1 - _BETAS[0])
+        second = _BETAS[1] * self.second + (1 - _BETAS[1]) * gradient.square()
+        return Moments(first, second, self.steps + 1)
+
+    def direction(self) -> Tensor:
+        """Adam's step for a learning rate of one, uphill."""
+        steps = self.steps.reshape(-1, *[1] * (self.first.ndim - 1))
+        first = self.first / (1 - _BETAS[0] ** steps)
+        second = self.second / (1 - _BETAS[1] ** steps)
+        return first / (second.sqrt() + _EPSILON)
+
+
+@dataclass(eq=False)
+class _Course:
+    """The optimisation of one edit on its way; vectors (places, d_model)."""
+
+    base: Tensor
+    before: Tensor
+    delta: Tensor
+    first: Tensor
+    second: Tensor
+    updates: int = 0
+    likelihood_weight: float = 1.0
+    already_true: bool = False
+
+    @classmethod
+    def begun(cls, base: Tensor, before: Tensor) -> _Course:
+        zeros = torch.zeros_like(base)
+        return cls(base, before, zeros, zeros, zeros)
+
+    def met(self, figures: Sequence[float], statement: str, settings: ValueSettings) -> Outcome | None:
+        """Take in what a forward pass has shown, and return the outcome when the edit has come to its end."""
+        loss, nll, divergence, misses, bare_misses = figures
+        if self.updates == 0:
+            self.already_true = bare_misses == 0
+        if not all(map(math.isfinite, (loss, nll, divergence))):
+            return FailedValue(statement, f"its loss became {loss} after {self.updates} updates")
+        rule = settings.once_answered
+        done = loss < settings.stop_below or self.updates == settings.steps - 1
+        if rule is not None:
+            self.likelihood_weight = rule.likelihood_weight if misses == 0 else 1.0
+            done |= misses == 0 and settings.drift_weight * divergence <= rule.stop_below_drift
+        if not done:
+            return None
+        base, delta = (each[0] if len(each) == 1 else each for each in (self.base, self.delta))
+        return OptimisedValue(base + delta, base, loss, nll, divergence, self.updates, self.already_true)
+
+
+Outcome = OptimisedValue | FailedValue
 
 
 def optimise_values(
@@ -227,43 +213,122 @@ def optimise_values(
     *,
     make_passes: MakePasses = continued,
 ) -> list[OptimisedValue]:
-    """Find the target vector of every edit; the edits share passes and nothing else.
+    """Find the target vector of every edit; see `attempt_values`.
 
-    An edit whose loss has fallen below the bound is finished: its vector and its optimiser's moments rest while the
-    others go on. No parameter's gradient flag or gradient is touched.
+    Raises: MethodRefused: the optimisation of one of them broke down.
     """
-    target, first_rows = objective(model, problems, settings.layer, settings.place, make_passes)
-    base, before = target.base(first_rows)
-    deltas = [nn.Parameter(torch.zeros_like(vector)) for vector in base]
-    optimiser = torch.optim.Adam(deltas, lr=settings.step_size)
-    updates = [0] * len(problems)
-    found: dict[int, tuple[float, float, float]] = {}
-    for step in range(settings.steps):
-        with torch.enable_grad():
-            stacked = torch.stack(list(deltas))
-            nll, now = target.forward(stacked)
-            divergence = drift(now, before)
-            loss = (
-                nll + settings.drift_weight * divergence + settings.weight_decay * penalty(stacked, base).to(nll.device)
+    found = []
+    for outcome in attempt_values(model, problems, settings, make_passes=make_passes):
+        if isinstance(outcome, FailedValue):
+            raise MethodRefused(
+                f"no target vector was found for the edit {outcome.statement!r}: {outcome.reason}. Load the model in a "
+                "wider type, or use a smaller step_size."
             )
-            figures = torch.stack([loss, nll, divergence]).detach().cpu()
-            running = [edit for edit in range(len(problems)) if edit not in found]
-            for edit in running:
-                if figures[0, edit] < settings.stop_below or step == settings.steps - 1:
-                    found[edit] = (float(figures[0, edit]), float(figures[1, edit]), float(figures[2, edit]))
-            running = [edit for edit in running if edit not in found]
+        found.append(outcome)
+    return found
+
+
+def attempt_values(
+    model: LanguageModel,
+    problems: Sequence[ValueProblem],
+    settings: ValueSettings,
+    *,
+    make_passes: MakePasses = continued,
+) -> list[Outcome]:
+    """Find the target vector of every edit, or the reason why there is none, in the order of the problems.
+
+    Edits run in groups. An edit is finished at its own end: its vector and moments rest from then on. When half of a
+    group is finished these leave it, and waiting ones come. Where the device's memory is short, the group is halved
+    and goes on from where it was. No parameter's gradient flag or gradient is touched.
+    """
+    found: dict[int, Outcome] = {}
+    courses: dict[int, _Course] = {}
+    queue = sorted(range(len(problems)), key=lambda edit: _length(problems[edit]), reverse=True)
+    while queue:
+        group = queue[: _GROUP_SIZES.get(model, EDITS_AT_ONCE)]
+        short = False
+        try:
+            _advance(model, problems, group, courses, found, settings, make_passes)
+        except torch.OutOfMemoryError:
+            if len(group) == 1:
+                raise
+            short = True
+        if short:  # here the failed pass's tensors are no longer held by the traceback
+            _halve(model, len(group))
+        queue = [edit for edit in queue if edit not in found]
+    return [found[edit] for edit in range(len(problems))]
+
+
+_GROUP_SIZES: Final[WeakKeyDictionary[LanguageModel, int]] = WeakKeyDictionary()
+"""How many edits fit, for the models whose memory was short."""
+
+
+def _halve(model: LanguageModel, edits: int) -> None:
+    _GROUP_SIZES[model] = edits // 2
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    warnings.warn(
+        f"the device's memory does not hold the optimisation of {edits} edits at a time; going on with {edits // 2}.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+
+
+def _length(problem: ValueProblem) -> int:
+    """Tokens that each step runs for the longest row: edits of like length share a group."""
+    return max(len(row.ids) - row.start for row in problem.rows())
+
+
+def _advance(
+    model: LanguageModel,
+    problems: Sequence[ValueProblem],
+    group: Sequence[int],
+    courses: dict[int, _Course],
+    found: dict[int, Outcome],
+    settings: ValueSettings,
+    make_passes: MakePasses,
+) -> None:
+    """Run a group until half of it is finished; what was reached stays in `courses` and `found`, also on a failure."""
+    target, first_rows = objective(
+        model, [problems[edit] for edit in group], settings.layer, settings.place, make_passes
+    )
+    if any(edit not in courses for edit in group):
+        bases, befores = target.base(first_rows)
+        for edit, base, before in zip(group, bases.reshape(len(group), len(target.modules), -1), befores, strict=True):
+            courses.setdefault(edit, _Course.begun(base, before))
+    base = torch.stack([courses[edit].base for edit in group])
+    before = torch.stack([courses[edit].before for edit in group])
+    finished = 0
+    while 2 * finished < len(group):
+        members = [courses[edit] for edit in group]
+        deltas = torch.stack([member.delta for member in members])
+        with torch.enable_grad():
+            seen = target.evaluate(deltas.requires_grad_())
+            divergence = drift(seen.subject, before)
+            weights = seen.nll.new_tensor([member.likelihood_weight for member in members])
+            decay = settings.weight_decay * penalty(deltas, base).sum(-1)
+            loss = weights * seen.nll + settings.drift_weight * divergence + decay.to(seen.nll.device)
+            shown = [loss, seen.nll, divergence, seen.misses, seen.bare_misses]
+            for edit, figures in zip(group, torch.stack(shown, dim=1).detach().cpu().tolist(), strict=True):
+                if edit not in found:
+                    outcome = courses[edit].met(figures, problems[edit].statement, settings)
+                    if outcome is not None:
+                        found[edit] = outcome
+            running = [place for place, edit in enumerate(group) if edit not in found]
+            finished = len(group) - len(running)
             if not running:
-                break
-            gradients = torch.autograd.grad(loss.sum(), [deltas[edit] for edit in running])
-        for edit, gradient in zip(running, gradients, strict=True):
-            deltas[edit].grad = gradient
-            updates[edit] += 1
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+                return
+            [gradients] = torch.autograd.grad(loss[running].sum(), [deltas])
         with torch.no_grad():
-            for edit in running:
-                deltas[edit].copy_(clamped(deltas[edit], base[edit], settings.clamp_factor))
-    return [
-        OptimisedValue(base[edit] + deltas[edit].detach(), base[edit], *found[edit], updates[edit])
-        for edit in range(len(problems))
-    ]
+            moving = [members[place] for place in running]
+            moments = Moments(
+                torch.stack([member.first for member in moving]),
+                torch.stack([member.second for member in moving]),
+                torch.tensor([member.updates for member in moving], dtype=deltas.dtype, device=deltas.device),
+            ).updated(gradients[running])
+            moved = clamped(
+                deltas[running] - settings.step_size * moments.direction(), base[running], settings.clamp_factor
+            )
+        for number, member in enumerate(moving):
+            member.delta, member.first, member.second = moved[number], moments.first[number], moments.second[number]
+            member.updates += 1

@@ -9,7 +9,7 @@ from editguard.models.language_model import Change, LanguageModel
 from editguard.models.loading import load_model
 from editguard.models.scoring import Score
 from editguard.models.second_moment import SecondMoment, second_moments
-from editguard.models.weights import Delta, Dense, LowRank, WeightLedger
+from editguard.models.weights import Delta, Dense, LowRank, Masked, Total, WeightLedger
 
 __all__ = [
     "DEFAULT_STOP",
@@ -22,10 +22,12 @@ __all__ = [
     "Generation",
     "LanguageModel",
     "LowRank",
+    "Masked",
     "Matrix",
     "Score",
     "SecondMoment",
     "StopRule",
+    "Total",
     "WeightLedger",
     "added",
     "capture",

@@ -126,6 +126,11 @@ class LanguageModel:
         return str(getattr(self.config, "_attn_implementation", None) or "default")
 
     @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a text."""
+        return self._end_ids
+
+    @property
     def chat(self) -> bool:
         """Whether prompts are put into the tokenizer's chat template."""
         return self.encoder.chat

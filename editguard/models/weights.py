@@ -1,9 +1,11 @@
 """Changing weights so that they can always be given back byte for byte."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -44,7 +46,60 @@ class Dense:
         return self.delta
 
 
-Delta = LowRank | Dense
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """The entries of an update that a mask keeps, and zeros; beside the factors it costs a bit per entry.
+
+    Attributes:
+        of: the whole update.
+        bits: the mask in row-major order, eight entries per byte, the first in the highest bit; uint8.
+    """
+
+    of: LowRank | Dense
+    bits: Tensor
+
+    @classmethod
+    def keeping(cls, of: LowRank | Dense, kept: Tensor) -> "Masked":
+        """Return the update with the entries that `kept`, bool of its shape, keeps."""
+        return cls(of, torch.from_numpy(np.packbits(kept.cpu().numpy())))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the update."""
+        return self.of.shape
+
+    def kept(self) -> Tensor:
+        """The mask, bool, of the update's shape, in main memory."""
+        count = math.prod(self.shape)
+        flat = np.unpackbits(self.bits.numpy(), count=count)
+        return torch.from_numpy(flat).reshape(self.shape).bool()
+
+    def dense(self) -> Tensor:
+        """The update itself."""
+        whole = self.of.dense()
+        return torch.where(self.kept().to(whole.device), whole, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Total:
+    """The sum of all updates of a parameter up to here: it stands in their place, so none of them is needed.
+
+    A sum that is set comes back to the bit; a difference of two sums that is added would not.
+    """
+
+    total: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the sum."""
+        return tuple(self.total.shape)
+
+    def dense(self) -> Tensor:
+        """The sum itself."""
+        return self.total
+
+
+Delta = LowRank | Dense | Masked | Total
 """An update of one parameter in the orientation of the field, y = W x + b with W (d_out, d_in)."""
 
 
@@ -70,15 +125,20 @@ class _Touched:
 
     def plus(self, total: Tensor | None, delta: "Delta") -> Tensor:
         """The sum after one more update; the given one stays as it is."""
+        wide = torch.promote_types(self.pristine.dtype, torch.float32)
+        if isinstance(delta, Total):
+            return self.turned(delta.total.detach().to(self.pristine.device, wide))
         if total is None:
-            wide = torch.promote_types(self.pristine.dtype, torch.float32)
             total = torch.zeros_like(self.pristine, dtype=wide)
         if isinstance(delta, LowRank):
             left, right = (part.detach().to(total) for part in (delta.left, delta.right))
             first, second = (right, left) if self.transposed else (left, right)
             return torch.addmm(total, first, second.T)
-        update = delta.delta.detach().to(total.device, total.dtype)
-        return total + (update.T if self.transposed else update)
+        return total + self.turned(delta.dense().detach().to(total.device, total.dtype))
+
+    def turned(self, tensor: Tensor) -> Tensor:
+        """From the orientation of the field to that of storage, or back."""
+        return tensor.T if self.transposed else tensor
 
 
 class WeightLedger:
@@ -162,6 +222,26 @@ class WeightLedger:
         touched = self._touched.get(self._canonical(name, parameter))
         return parameter.detach() if touched is None else touched.pristine
 
+    def present(self, name: str) -> Tensor:
+        """A view of the parameter's value as it is now, in the orientation of the field."""
+        parameter = _parameter(self._module, name)
+        return parameter.detach().T if self._is_transposed(name, parameter) else parameter.detach()
+
+    def totals(self, stack: Sequence[Mapping[str, Delta]], names: Collection[str]) -> dict[str, Total]:
+        """The sums that those pushes on the pristine model would leave on the named parameters, to the bit.
+
+        Raises: MethodRefused: a parameter does not exist or cannot be changed.
+        """
+        self.reference_digests()
+        canonical = {name: self._touch(name) for name in names}
+        pushes = [{known: deltas[name] for name, known in canonical.items() if name in deltas} for deltas in stack]
+        sums = self._sums(canonical.values(), pushes)
+        return {
+            name: Total(self._touched[known].turned(total))
+            for name, known in canonical.items()
+            if (total := sums[known]) is not None
+        }
+
     def digest(self) -> str:
         """sha256 of the names, types, shapes and bytes of all parameters and buffers as they are
         now."""
@@ -213,10 +293,13 @@ class WeightLedger:
                 f"the parameter {canonical} is stored as {str(parameter.dtype).removeprefix('torch.')}: "
                 "quantised weights cannot be edited; load the model in float32, bfloat16 or float16."
             )
-        owner = self._module.get_submodule(name.rpartition(".")[0])
-        transposed = isinstance(owner, Conv1D) and parameter.ndim == 2
+        transposed = self._is_transposed(name, parameter)
         self._touched[canonical] = _Touched(parameter, transposed, parameter.detach().clone())
         return canonical
+
+    def _is_transposed(self, name: str, parameter: nn.Parameter) -> bool:
+        owner = self._module.get_submodule(name.rpartition(".")[0])
+        return isinstance(owner, Conv1D) and parameter.ndim == 2
 
     def _check(self, name: str, delta: Delta) -> None:
         touched = self._touched[name]

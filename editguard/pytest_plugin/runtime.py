@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Group:
-    """The edits of one group as far as they are applied: `chain[n]` is the model with the first n edits.
+    """The edits of one group as far as they are applied: `chain[n]` is the model with the first n edits, if it is kept.
 
     `answers[n]` is what that model was asked; it never changes, so its tests share them.
     """
@@ -342,14 +342,18 @@ class Runtime:
         return edited
 
     def _apply_one_by_one(self, group: Group, cell: Cell, requests: Sequence[EditRequest]) -> None:
-        missing = requests[len(group.chain) - 1 :]
-        with self.progress.phase(f"{cell.method}: applying {len(missing)} edits", len(missing)) as step:
+        """Grow the chain from the last checkpoint below; the states in between are not kept."""
+        from editguard.edited import merged
+
+        start, chain = [(number, state) for number, state in enumerate(group.chain[: cell.edits]) if state][-1]
+        missing, kept = requests[start:], len(chain.edits)
+        with self.progress.phase(f"{cell.method}: applying {_count(len(missing), 'edit')}", len(missing)) as step:
             for request in missing:
-                last = group.chain[-1]
-                assert last is not None
-                last.activate()
-                group.chain.append(self._applied(group, cell, last, [request]))
+                chain.activate()
+                chain = merged(self._applied(group, cell, chain, [request]), since=kept)
                 step()
+        group.chain += [None] * (cell.edits + 1 - len(group.chain))
+        group.chain[cell.edits] = chain
 
     def _apply_together(self, group: Group, cell: Cell, requests: Sequence[EditRequest]) -> None:
         first = group.chain[0]

@@ -18,7 +18,15 @@ from editguard.errors import ConflictingEdits, EditguardError, InvalidSettings
 from editguard.methods import EditMethod, Preparation, create, methods
 from editguard.models import LanguageModel
 
-QUICK = {"steps": 4, "epochs": 3, "context_lengths": ((4, 2),), "demonstrations": 2, "shrinkage": 1e-2, "layer": 1}
+QUICK = {
+    "steps": 4,
+    "epochs": 3,
+    "context_lengths": ((4, 2),),
+    "demonstrations": 2,
+    "shrinkage": 1e-2,
+    "layer": 1,
+    "layers": (1, 2),
+}
 """Values that make a method fast, for the settings that it has."""
 
 DTYPES = (torch.float32, torch.bfloat16)
@@ -235,8 +243,10 @@ def test_what_a_method_cannot_do_is_one_clear_error_and_no_change(
     with nothing_left_behind(model):
         with pytest.raises(InvalidSettings, match="unknown setting"):
             create(name, {**settings, "no_such_setting": 1}, model)
-        if "layer" in settings:
-            beyond = create(name, {**settings, "layer": 99}, model)
+        for setting, value in (("layer", 99), ("layers", (1, 99))):
+            if setting not in settings:
+                continue
+            beyond = create(name, {**settings, setting: value}, model)
             with pytest.raises(EditguardError, match="layers 0 to 3"):
                 beyond.prepare(model, preparation)
             with pytest.raises(EditguardError):

@@ -9,8 +9,10 @@ import zoo
 from editguard.edited import EditedModel
 from editguard.edits import EditRequest
 from editguard.errors import ConflictingEdits, MethodRefused
-from editguard.methods import Preparation, create
+from editguard.methods import Preparation, create, fine_tuning, methods
 from editguard.methods.fine_tuning import (
+    CONSTRAINED,
+    MASKED,
     ConstrainedFineTuning,
     Example,
     FineTuningSettings,
@@ -18,6 +20,10 @@ from editguard.methods.fine_tuning import (
     prompt_last_loss,
     target_new_loss,
 )
+from editguard.methods.fine_tuning import (
+    FREE as FREE_ROWS,
+)
+from editguard.methods.settings import Shape, resolve
 from editguard.models import LanguageModel
 from editguard.models.continuation import FullForward
 from editguard.models.generation import left_padded
@@ -159,7 +165,7 @@ def test_the_loss_falls_and_training_ends_at_the_first_epoch_below_the_bound(
     assert edited.edits[0].record["updates"] == len(losses) - 1
     again = ConstrainedFineTuning(FineTuningSettings(**free, stop_below=bound)).apply(edited, facts[:1])
     assert again.edits[1].record["updates"] == 0
-    assert not change(EditedModel(model, again.edits[1:])).any()
+    assert again.edits[1].changes == ()
 
 
 def test_an_edit_on_top_trains_on_the_edited_model(facts: tuple[EditRequest, ...]) -> None:
@@ -200,6 +206,98 @@ def test_ft_l_is_the_constrained_prompt_last_preset_and_a_written_radius_counts(
     assert (preset.loss_position, preset.norm_constraint) == ("prompt-last", 5e-4)
     assert create("ft-l", {"norm_constraint": "5e-5"}, model).settings.norm_constraint == 5e-5
     assert create("ft-l", {"norm_constraint": "off"}, model).settings.norm_constraint is None
+
+
+def test_the_three_methods_differ_in_loss_and_ball_alone() -> None:
+    model = zoo.tiny("gpt2")
+    presets = {name: create(name, {}, model).settings for name in ("ft", "ft-l", "ft-m")}
+    assert {name: (one.loss_position, one.norm_constraint) for name, one in presets.items()} == {
+        "ft": ("prompt-last", None),
+        "ft-l": ("prompt-last", 5e-4),
+        "ft-m": ("target-new", None),
+    }
+    for one in presets.values():
+        assert (one.step_size, one.epochs, one.stop_below, one.trains_bias) == (5e-4, 25, 1e-2, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "wanted"),
+    [
+        ("ft-l", ("gpt2", 48, 1600), (0, 5e-4, True)),
+        ("ft", ("gpt2", 48, 1600), (1, None, True)),
+        ("ft-l", ("gptj", 28, 4096), (0, 5e-5, True)),
+        ("ft", ("gptj", 28, 4096), (21, None, True)),
+        ("ft", ("llama", 32, 4096), (21, None, False)),
+        ("ft-m", ("llama", 28, 3072), (21, None, False)),
+        ("ft-l", ("mistral", 32, 4096), (21, 5e-5, False)),
+        ("ft-m", ("mistral", 32, 4096), (21, None, False)),
+        ("ft-m", ("qwen2", 28, 3584), (27, None, False)),
+        ("ft-m", ("gpt2", 48, 1600), (32, None, False)),
+        ("ft-l", ("gpt2", 12, 768), (4, 5e-4, False)),
+    ],
+)
+def test_published_values_hold_for_their_model_and_others_are_derived(
+    name: str, shape: tuple[str, int, int], wanted: tuple[int, float | None, bool]
+) -> None:
+    recipe = methods()[name].load().recipe
+    found = resolve(name, recipe, {}, Shape(*shape))
+    assert (found.settings.layer, found.settings.norm_constraint, found.settings.trains_bias) == wanted
+    known = {(row.family, row.layers, row.d_model) for row in recipe.published}
+    assert found.provenance["layer"].startswith("published" if shape in known else "derived from depth")
+
+
+def test_rows_without_a_ball_never_set_one() -> None:
+    assert all("norm_constraint" in row.values for row in CONSTRAINED)
+    assert not any("norm_constraint" in row.values for row in (*FREE_ROWS, *MASKED))
+
+
+@pytest.mark.parametrize(("name", "position"), [("ft", "prompt-last"), ("ft-m", "target-new")])
+def test_a_method_trains_with_the_loss_of_its_preset(name: str, position: str, facts: tuple[EditRequest, ...]) -> None:
+    model = zoo.tiny("gpt2")
+    method = create(name, {"layer": LAYER, "epochs": 3, "step_size": 1e-2}, model)
+    edited = method.apply(EditedModel.original(model), facts)
+    wanted = tuned(model, facts, **{**FREE, "epochs": 3}, loss_position=position)
+    assert edited.edits[0].method == name
+    assert torch.equal(change(edited), change(wanted))
+    assert change(edited).abs().max() > 1.5e-2
+
+
+@pytest.mark.parametrize("after", [0, 2])
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_training_that_breaks_down_is_refused_and_changes_nothing(
+    what: str, after: int, facts: tuple[EditRequest, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = zoo.tiny("gpt2")
+    first = tuned(model, facts[:1])
+    first.activate()
+    before, calls = model.weights.digest(), [0]
+
+    def broken(logits: torch.Tensor, targets: Any) -> torch.Tensor:
+        calls[0] += 1
+        loss = prompt_last_loss(logits, targets)
+        if calls[0] <= after:
+            return loss
+        # The root of nothing has an infinite slope and no loss of its own.
+        return loss * float("nan") if what == "loss" else loss + (0.0 * loss).sqrt()
+
+    monkeypatch.setattr(fine_tuning, "prompt_last_loss", broken)
+    method = ConstrainedFineTuning(FineTuningSettings(**FREE))
+    with pytest.raises(
+        MethodRefused, match=f"ft-l gave up on .*Marlowe-Vane.* and 1 more: .*{what} .* after {after} updates"
+    ):
+        method.apply(first, facts[1:])
+    assert calls == [after + 1]
+    assert tuple(model.installed) == first.changes
+    assert model.weights.digest() == before
+    model.weights.verify()
+
+
+def test_a_model_that_overflows_is_refused_too(facts: tuple[EditRequest, ...]) -> None:
+    model = zoo.tiny("llama", dtype=torch.float16)
+    with torch.no_grad():
+        model.anatomy.down_projection(LAYER).parameter.mul_(2e5)  # beyond half precision on the way
+    with pytest.raises(MethodRefused, match="Nothing was changed"):
+        tuned(model, facts)
 
 
 def test_a_row_holds_the_target_only_where_it_is_read_token_by_token() -> None:

@@ -5,7 +5,7 @@ import torch
 import zoo
 
 from editguard.edits import EditRequest
-from editguard.methods.keys import keys_and_outputs, subject_row
+from editguard.methods.keys import average_over_contexts, averaged_keys, keys_and_outputs, subject_row, vectors
 from editguard.models import capture
 
 
@@ -54,3 +54,66 @@ def test_no_block_above_the_matrix_and_no_head_runs() -> None:
         [subject_row(model, EditRequest(prompt="{} is", subject="Tamrin", target="x"))],
     )
     assert ran == [0, 1]
+
+
+def test_the_bare_prompt_weighs_one_half_and_the_contexts_share_the_other() -> None:
+    numbered = torch.arange(1.0, 7.0, dtype=torch.float64)[:, None].expand(6, 3)
+    wanted = 0.5 * 1 + 0.1 * (2 + 3 + 4 + 5 + 6)
+    torch.testing.assert_close(average_over_contexts(numbered), torch.full((3,), wanted, dtype=torch.float64))
+    assert torch.equal(average_over_contexts(numbered[:1]), numbered[0])
+
+
+@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+def test_averaged_keys_are_each_edits_own_whatever_shares_the_batch(
+    family: str, facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny(family, dtype=torch.float64, batch_size=3)
+    matrix = model.anatomy.down_projection(1)
+    prompts = [[subject_row(model, fact, context) for context in ("", "Because it is. ", "Red. ")] for fact in facts]
+    prompts[1] = prompts[1][:2]
+    together = averaged_keys(model, matrix, prompts)
+    for rows, found in zip(prompts, together, strict=True):
+        keys, _ = keys_and_outputs(model, matrix, rows)
+        torch.testing.assert_close(found, average_over_contexts(keys), rtol=1e-6, atol=1e-6)
+
+
+def test_several_places_are_read_in_one_pass_that_ends_at_the_last(facts: tuple[EditRequest, ...]) -> None:
+    model = zoo.tiny("llama", dtype=torch.float64)
+    rows = [subject_row(model, fact) for fact in facts]
+    matrix, block = model.anatomy.down_projection(1), model.anatomy.block(2)
+    ran = []
+    handles = [
+        model.anatomy.block(number).register_forward_pre_hook(lambda *_, number=number: ran.append(number))
+        for number in range(4)
+    ]
+    keys, states = vectors(model, rows, [(matrix.module, "input"), (block, "output")])
+    for handle in handles:
+        handle.remove()
+    assert ran == [0, 1, 2]
+    for row, key, state in zip(rows, keys, states, strict=True):
+        ids = torch.tensor([row.ids])
+        with torch.no_grad(), capture(matrix.module, "input") as entering, capture(block) as leaving:
+            model.logits(ids, torch.ones_like(ids))
+        torch.testing.assert_close(key, entering.value[0, row.end], rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(state, leaving.value[0, row.end], rtol=1e-8, atol=1e-9)
+
+
+def test_short_memory_halves_the_batch_and_changes_nothing(
+    facts: tuple[EditRequest, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = zoo.tiny("gpt2", dtype=torch.float64)
+    matrix = model.anatomy.down_projection(1)
+    rows = [subject_row(model, fact, context) for fact in facts for context in ("", "Because it is. ")]
+    wanted = keys_and_outputs(model, matrix, rows)
+    plain = model.forward
+
+    def short(ids: torch.Tensor, mask: torch.Tensor, **options: object) -> object:
+        if len(ids) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(ids, mask, **options)
+
+    monkeypatch.setattr(model, "forward", short)
+    with pytest.warns(RuntimeWarning, match="going on with"):
+        found = keys_and_outputs(model, matrix, rows)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)

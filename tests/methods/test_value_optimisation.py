@@ -1,5 +1,6 @@
 """The optimisation of target vectors: its loss at known points, its steps, its independence of batches."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -8,10 +9,16 @@ import zoo
 from torch import Tensor
 
 from editguard.edits import EditRequest
+from editguard.errors import MethodRefused, PromptTooLong
+from editguard.methods import value_optimisation
 from editguard.methods.keys import subject_row
 from editguard.methods.value_optimisation import (
+    FailedValue,
+    OnceAnswered,
+    OptimisedValue,
     ValueProblem,
     ValueSettings,
+    attempt_values,
     clamped,
     drift,
     objective,
@@ -20,7 +27,7 @@ from editguard.methods.value_optimisation import (
     value_problem,
 )
 from editguard.models import LanguageModel, capture
-from editguard.models.continuation import FullForward
+from editguard.models.continuation import FullForward, Passes, Row, continued
 
 CONTEXTS = ("", "Because it is. ", "The red blue. ")
 SETTINGS = ValueSettings(layer=1, steps=5, step_size=0.1)
@@ -159,6 +166,8 @@ def test_the_clamp_shortens_and_never_turns() -> None:
     base, delta = torch.tensor([3.0, 4.0]), torch.tensor([6.0, 0.0])
     assert torch.equal(clamped(delta, base, 2.0), delta)
     torch.testing.assert_close(clamped(delta, base, 0.5), torch.tensor([2.5, 0.0]))
+    two, bases = torch.tensor([[[6.0, 0.0], [0.0, 1.0]]]), torch.tensor([[[3.0, 4.0], [0.0, 2.0]]])
+    torch.testing.assert_close(clamped(two, bases, 0.5), torch.tensor([[[2.5, 0.0], [0.0, 1.0]]]))
 
 
 @pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
@@ -212,3 +221,269 @@ def test_flags_gradients_hooks_modes_and_random_state_are_left_alone(facts: tupl
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.module.modules())
     assert model.tokenizer.padding_side == side
     assert torch.equal(state, torch.get_rng_state())
+
+
+# ---- many edits: groups, memory, failures
+
+
+def many(model: LanguageModel) -> list[ValueProblem]:
+    subjects = ("Velloria", "Oskaria", "Tamrin", "Belmora", "Ines Holt", "Aldo Holt", "Odalys Vane")
+    prompts = ("The capital of {} is", "{} was born in", "Question: who is the mayor of {}? Answer:")
+    return [
+        value_problem(
+            model,
+            EditRequest(prompt=prompts[number % 3], subject=subject, target=("Oskar", "red blue")[number % 2]),
+            CONTEXTS,
+        )
+        for number, subject in enumerate(subjects)
+    ]
+
+
+def spread_of_stops(model: LanguageModel, given: list[ValueProblem], settings: ValueSettings) -> ValueSettings:
+    """The settings with a bound on the loss that some edits reach early, some late and some never."""
+    never = replace(settings, stop_below=0.0)
+    first, last = (optimise_values(model, given, each) for each in (replace(never, steps=1), never))
+    middles = sorted((one.loss + other.loss) / 2 for one, other in zip(first, last, strict=True))
+    return replace(settings, stop_below=middles[len(middles) // 2] + 1e-9)
+
+
+class Recorded:
+    """Makes passes, and notes how many edits each batch of rows held; four rows for an edit here."""
+
+    def __init__(self, fits: int = 1000) -> None:
+        self.fits = fits
+        self.edits: list[int] = []
+
+    def __call__(self, model: LanguageModel, rows: Sequence[Row], layer: int) -> Passes:
+        edits = len(rows) // (len(CONTEXTS) + 1)
+        self.edits.append(edits)
+        if edits > self.fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return continued(model, rows, layer)
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 64])
+def test_groups_change_no_edits_result_though_finished_ones_leave_and_others_come(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = double("llama")
+    given = many(model)
+    settings = spread_of_stops(model, given, replace(SETTINGS, steps=12, step_size=0.3, weight_decay=0.0))
+    alone = [optimise_values(model, [problem], settings)[0] for problem in given]
+    monkeypatch.setattr(value_optimisation, "EDITS_AT_ONCE", at_once)
+    passes = Recorded()
+    together = optimise_values(model, given, settings, make_passes=passes)
+    turned = optimise_values(model, given[::-1], settings)[::-1]
+    assert len({one.updates for one in alone}) > 2
+    assert max(passes.edits) == min(at_once, len(given))
+    assert len(passes.edits) > 1
+    assert min(passes.edits) < max(passes.edits)
+    for one, batched, reverse in zip(alone, together, turned, strict=True):
+        assert one.updates == batched.updates == reverse.updates
+        assert one.loss == pytest.approx(batched.loss, rel=1e-6)
+        torch.testing.assert_close(batched.value, one.value, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(reverse.value, one.value, rtol=1e-5, atol=1e-6)
+
+
+def test_short_memory_halves_the_group_says_so_and_is_remembered() -> None:
+    model = double()
+    given = many(model)
+    settings = spread_of_stops(model, given, replace(SETTINGS, steps=6, step_size=0.2))
+    wanted = optimise_values(model, given, settings)
+    passes = Recorded(fits=2)
+    with pytest.warns(RuntimeWarning, match="does not hold the optimisation of") as warned:
+        found = optimise_values(model, given, settings, make_passes=passes)
+    assert [str(each.message).split()[9] for each in warned] == ["7", "3"]
+    assert "going on with 3" in str(warned[0].message)
+    assert passes.edits[:2] == [7, 3]
+    assert max(passes.edits[2:]) == 1
+    for one, other in zip(found, wanted, strict=True):
+        assert one.updates == other.updates
+        torch.testing.assert_close(one.value, other.value, rtol=1e-6, atol=1e-8)
+    later = Recorded(fits=2)
+    optimise_values(model, given, settings, make_passes=later)
+    assert max(later.edits) == 1
+
+
+class ShortInTheMiddle(FullForward):
+    """Whole passes of which the sixth over more than three edits does not fit."""
+
+    calls = 0
+
+    def logits(self) -> Tensor:
+        if len(self._ids) > 3 * (len(CONTEXTS) + 1):
+            type(self).calls += 1
+            if type(self).calls == 6:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().logits()
+
+
+def test_memory_that_runs_short_between_steps_loses_no_step() -> None:
+    model = double()
+    given = many(model)
+    settings = replace(SETTINGS, steps=8, step_size=0.2, stop_below=0.0)
+    wanted = optimise_values(model, given, settings)
+    with pytest.warns(RuntimeWarning, match="going on with 3"):
+        found = optimise_values(model, given, settings, make_passes=ShortInTheMiddle)
+    for one, other in zip(found, wanted, strict=True):
+        assert one.updates == other.updates == 7
+        torch.testing.assert_close(one.value, other.value, rtol=1e-5, atol=1e-6)
+
+
+def test_a_single_edit_that_does_not_fit_is_the_devices_own_error(facts: tuple[EditRequest, ...]) -> None:
+    model = double()
+    with pytest.raises(torch.OutOfMemoryError):
+        optimise_values(model, problems(model, facts[:1]), SETTINGS, make_passes=Recorded(fits=0))
+
+
+class Poisoned(FullForward):
+    """Whole passes that go wrong for the rows of one subject, from the given call on."""
+
+    subject: tuple[int, ...] = ()
+    calls = 0
+    first_bad = 3
+    value = float("nan")
+
+    def __init__(self, model: LanguageModel, rows: Sequence[Row], layer: int = 0) -> None:
+        super().__init__(model, rows, layer)
+        width = len(self.subject)
+        self._bad = torch.tensor(
+            [any(row.ids[at : at + width] == self.subject for at in range(len(row.ids))) for row in rows]
+        )
+
+    def logits(self) -> Tensor:
+        type(self).calls += 1
+        logits = super().logits()
+        if type(self).calls < self.first_bad:
+            return logits
+        bad = self._bad[self.row_of_read]
+        return logits.masked_fill(bad[:, None], self.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_edit_that_breaks_down_fails_alone(value: float) -> None:
+    model = double()
+    given = many(model)
+    settings = replace(SETTINGS, steps=6, step_size=0.2, stop_below=0.0)
+    wanted = optimise_values(model, given, settings)
+    ids = tuple(model.tokenizer(" Belmora", add_special_tokens=False)["input_ids"])
+
+    class Broken(Poisoned):
+        subject = ids
+
+    Broken.value = value
+    found = attempt_values(model, given, settings, make_passes=Broken)
+    failed = [number for number, outcome in enumerate(found) if isinstance(outcome, FailedValue)]
+    assert failed == [number for number, problem in enumerate(given) if "Belmora" in problem.statement]
+    assert len(failed) == 1
+    outcome = found[failed[0]]
+    assert isinstance(outcome, FailedValue)
+    assert "became nan after 1 updates" in outcome.reason
+    assert outcome.statement == given[failed[0]].statement
+    for one, other in zip(found, wanted, strict=True):
+        if isinstance(one, OptimisedValue):
+            assert one.updates == other.updates
+            torch.testing.assert_close(one.value, other.value, rtol=1e-5, atol=1e-6)
+    Broken.calls = 0
+    with pytest.raises(MethodRefused, match=r"Belmora.* became nan"):
+        optimise_values(model, given, settings, make_passes=Broken)
+
+
+def test_a_prompt_that_does_not_fit_the_model_is_refused_with_its_length() -> None:
+    model = zoo.tiny("gpt2")
+    request = EditRequest(prompt="red blue " * 120 + "{} is", subject="Tamrin", target="Oskar")
+    with pytest.raises(PromptTooLong, match=f"context of {zoo.CONTEXT}"):
+        value_problem(model, request, CONTEXTS)
+
+
+def test_an_answer_that_the_model_gives_already_is_recognised(facts: tuple[EditRequest, ...]) -> None:
+    model = double()
+    found = []
+    for fact in facts:
+        [[(token, _)]] = model.next_tokens([fact.text], k=1)
+        _, ids = model.encode_answer(fact.text, token.strip() or token)
+        given = replace(problems(model, [fact])[0], target=tuple(ids[:1]))
+        likeliest = model.next_tokens([fact.text], k=1)[0][0][0]
+        expected = model.decode(ids[:1]) == likeliest
+        [one] = optimise_values(model, [given], replace(SETTINGS, steps=1))
+        assert one.already_true == expected
+        found.append(expected)
+        [other] = optimise_values(model, problems(model, [fact]), replace(SETTINGS, steps=1))
+        assert other.already_true == model.score([(fact.text, fact.target)])[0].exact
+    assert any(found)
+
+
+# ---- two places and the further stop rule (PMET)
+
+TWO = replace(SETTINGS, place="attention and mlp", steps=4, step_size=0.2)
+
+
+def test_two_places_have_two_vectors_two_bases_and_two_clamps(facts: tuple[EditRequest, ...]) -> None:
+    model = double("llama")
+    settings = replace(TWO, clamp_factor=0.05, stop_below=0.0, steps=2)
+    for fact, one in zip(facts, optimise_values(model, problems(model, facts), settings), strict=True):
+        assert one.value.shape == (2, zoo.D_MODEL)
+        row = subject_row(model, fact)
+        ids = torch.tensor([row.ids])
+        for number, matrix in enumerate((model.anatomy.attention_output(1), model.anatomy.down_projection(1))):
+            with torch.no_grad(), capture(matrix.module) as captured:
+                model.logits(ids, torch.ones_like(ids))
+            torch.testing.assert_close(one.base[number], captured.value[0, row.end], rtol=1e-9, atol=1e-9)
+            assert one.delta[number].norm() <= 0.05 * one.base[number].norm() * (1 + 1e-12)
+            assert one.delta[number].norm() > 0.049 * one.base[number].norm()
+
+
+@pytest.mark.parametrize(
+    ("family", "parallel"), [("gptj", True), ("gpt_neox", True), ("llama", False), ("gpt2", False)]
+)
+def test_where_attention_and_mlp_are_parallel_both_vectors_move_alike(
+    family: str, parallel: bool, facts: tuple[EditRequest, ...]
+) -> None:
+    model = double(family)
+    settings = replace(TWO, weight_decay=0.0, clamp_factor=1e9, stop_below=0.0)
+    assert model.anatomy.parallel == parallel
+    for one in optimise_values(model, problems(model, facts), settings):
+        alike = torch.allclose(one.delta[0], one.delta[1], rtol=1e-6, atol=1e-9)
+        assert alike == parallel
+
+
+def test_two_places_are_optimised_as_if_alone_too(facts: tuple[EditRequest, ...]) -> None:
+    model = double("opt")
+    settings = spread_of_stops(model, problems(model, facts), TWO)
+    together = optimise_values(model, problems(model, facts), settings)
+    for problem, batched in zip(problems(model, facts), together, strict=True):
+        [alone] = optimise_values(model, [problem], settings, make_passes=FullForward)
+        assert alone.updates == batched.updates
+        torch.testing.assert_close(alone.value, batched.value, rtol=1e-5, atol=1e-6)
+
+
+def test_an_answered_edit_is_done_once_its_drift_is_small(facts: tuple[EditRequest, ...]) -> None:
+    model = double("llama")
+    plain = replace(
+        SETTINGS, layer=3, steps=20, step_size=0.5, clamp_factor=1e9, weight_decay=0.0, drift_weight=0.1, stop_below=0.0
+    )
+    at_the_end = [EditRequest(prompt="The mayor of {}", subject=each.subject, target=each.target) for each in facts]
+    given = [value_problem(model, each, CONTEXTS[:1]) for each in at_the_end]
+    for number, problem in enumerate(given):  # the second likeliest token is within reach
+        ids = torch.tensor([problem.prompts[0].ids])
+        second = model.logits(ids, torch.ones_like(ids))[0, -1].topk(2).indices[1]
+        given[number] = replace(problem, target=(int(second),))
+    without = optimise_values(model, given, plain)
+    assert {one.updates for one in without} == {19}
+    eager = optimise_values(model, given, replace(plain, once_answered=OnceAnswered(stop_below_drift=1e9)))
+    never = optimise_values(
+        model, given, replace(plain, once_answered=OnceAnswered(likelihood_weight=1.0, stop_below_drift=-1.0))
+    )
+    eased = optimise_values(
+        model, given, replace(plain, once_answered=OnceAnswered(likelihood_weight=0.1, stop_below_drift=-1.0))
+    )
+    for problem, stopped in zip(given, eager, strict=True):
+        assert 0 < stopped.updates < 19
+        [before] = optimise_values(model, [problem], replace(plain, steps=stopped.updates))
+        for found, answered in ((stopped, True), (before, False)):
+            target, _ = objective(model, [problem], 3, "mlp")
+            assert (target.evaluate(found.delta[None]).misses == 0).item() == answered
+    for one, other, third in zip(without, never, eased, strict=True):
+        assert one.updates == other.updates == third.updates == 19
+        torch.testing.assert_close(one.value, other.value)
+        assert third.drift < one.drift

@@ -56,7 +56,7 @@ def test_an_installed_method_is_listed_and_edits(
     toys = Path(__file__).parent  # what the package builds on
     monkeypatch.setenv("PYTHONPATH", f"{installed}{os.pathsep}{toys}", prepend=os.pathsep)
     listed = suite.pytester.run(sys.executable, "-m", "editguard.cli", "methods")
-    listed.stdout.fnmatch_lines(["parrot *"])
+    listed.stdout.fnmatch_lines(["  parrot"])
     suite.file(
         """
         @pytest.mark.edit(ONE)

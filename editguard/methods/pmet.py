@@ -1,0 +1,150 @@
+"""PMET: optimise what attention and MLP put out together, and write the MLP's part alone.
+
+Source: Li, Li, Song, Yang, Ma, Yu, "PMET: Precise Model Editing in a Transformer", AAAI 2024, section 3, as the
+released code computes it: the attention's vector takes part in the optimisation and is then dropped. The order of
+updates, the keys and the closed form are MEMIT's; the shares go by square roots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor
+
+from editguard.edited import EditedModel
+from editguard.edits import EditRequest
+from editguard.errors import InvalidSettings
+from editguard.methods.context_templates import prefix_contexts
+from editguard.methods.memit import WeightUnit, derived, ridge_gain
+from editguard.methods.protocol import Preparation
+from editguard.methods.residual_spreading import (
+    Gain,
+    Spreading,
+    SpreadingSettings,
+    edited_by_spreading,
+    matrices,
+    refuse_bad_shrinkage,
+    square_root_share,
+)
+from editguard.methods.settings import Published, Recipe
+from editguard.methods.value_optimisation import OnceAnswered
+from editguard.methods.whitening import LayerStatistics, Whitening
+
+if TYPE_CHECKING:
+    from editguard.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class PmetSettings(SpreadingSettings):
+    """Defaults are the released values for GPT-J."""
+
+    layers: tuple[int, ...] = (3, 4, 5, 6, 7, 8)
+    """R: the edited blocks, counted from 0, ascending; the targets are at the last one."""
+    steps: int = 30
+    """Forward passes of the optimisation; one update fewer."""
+    step_size: float = 0.2
+    """Adam's learning rate for both vectors, dimensionless."""
+    drift_weight: float = 1.0
+    """Weight of the essence-drift term, a divergence in nats."""
+    answered_likelihood_weight: float = 0.1
+    """Factor of the target's likelihood in the loss while the target is the likeliest token everywhere."""
+    answered_drift: float = 0.01
+    """Weighted drift (nats) not above which an edit in that state is done."""
+    second_moment_weight: float = 6_000.0
+    """lambda: how many remembered facts the second moment stands for against the new ones."""
+    weight_unit: WeightUnit = "absolute"
+    """The unit of `second_moment_weight`: itself, or multiples of the width of the keys."""
+    shrinkage: float = 1e-4
+    """a in C' = (1 - a) C + a tr(C)/d_ff I, dimensionless; 0 is the paper."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_bad_shrinkage(self.shrinkage)
+        if self.second_moment_weight <= 0:
+            raise InvalidSettings(f"second_moment_weight is positive, not {self.second_moment_weight}.")
+        for name in ("answered_likelihood_weight", "answered_drift"):
+            if getattr(self, name) < 0:
+                raise InvalidSettings(f"{name} is not negative; got {getattr(self, name)}.")
+
+
+_PMET = "PMET repository, hparams/PMET"
+_EASY = "EasyEdit, hparams/PMET"
+_LLAMA = {
+    "layers": (4, 5, 6, 7, 8),
+    "step_size": 0.5,
+    "clamp_factor": 1.0,
+    "drift_weight": 0.0625,
+    "second_moment_weight": 15_000.0,
+}
+
+PUBLISHED = (
+    Published("gptj", 28, 4096, _PMET, {"layers": (3, 4, 5, 6, 7, 8), "second_moment_weight": 6_000.0}),
+    Published(
+        "gpt_neox",
+        44,
+        6144,
+        _PMET,
+        {
+            "layers": (6, 7, 8, 9, 10),
+            "step_size": 0.5,
+            "clamp_factor": 0.8,
+            "drift_weight": 0.8,
+            "second_moment_weight": 15_000.0,
+        },
+    ),
+    Published("llama", 32, 4096, _EASY, {**_LLAMA, "steps": 20}, d_ff=11008),
+    Published("llama", 28, 3072, _EASY, {**_LLAMA, "steps": 25}),
+)
+
+
+class Pmet:
+    """All requests in one computation; one low-rank update of each layer's down projection, none of attention."""
+
+    name: ClassVar[str] = "pmet"
+    settings_type: ClassVar[type] = PmetSettings
+    recipe: ClassVar[Recipe] = Recipe(PmetSettings, PUBLISHED, derived)
+
+    def __init__(self, settings: PmetSettings | None = None, *, provenance: Mapping[str, str] | None = None) -> None:
+        self.settings = settings or PmetSettings()
+        self.provenance = dict(provenance or {})
+        self._whitenings = LayerStatistics(self.name, lambda moment: Whitening.of(moment, self.settings.shrinkage))
+
+    def prepare(self, model: LanguageModel, data: Preparation) -> None:
+        """Draw the prefix contexts and factorise the second moments of the layers' keys, on the unedited model."""
+        matrices(model, self.name, self.settings.layers)
+        prefix_contexts(model, lengths=self.settings.context_lengths, seed=self.settings.seed)
+        self._whitenings.prepare(model, self.settings.layers, data)
+
+    def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
+        """Return `edited` with the requests on top as one batch.
+
+        Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no such layer, not
+            prepared, or no target vector was found.
+        """
+        model, settings = edited.model, self.settings
+        matrices(model, self.name, settings.layers)
+        whitenings = self._whitenings.of(model)
+        weight = settings.second_moment_weight * (model.anatomy.d_ff if settings.weight_unit == "d_ff" else 1)
+
+        def gain(layer: int, keys: Tensor, earlier: Tensor) -> Gain:
+            report: dict[str, Any] = {"second_moment": dict(whitenings[layer].record), "second_moment_weight": weight}
+            return Gain(ridge_gain(keys, whitenings[layer], weight, earlier), report)
+
+        return edited_by_spreading(
+            edited,
+            requests,
+            Spreading(
+                method=self.name,
+                settings=settings,
+                provenance=self.provenance,
+                place="attention and mlp",
+                gain=gain,
+                share=square_root_share,
+                once_answered=OnceAnswered(
+                    likelihood_weight=settings.answered_likelihood_weight,
+                    stop_below_drift=settings.answered_drift,
+                ),
+            ),
+        )

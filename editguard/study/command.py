@@ -1,0 +1,162 @@
+"""`editguard study`: the command around `run`."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from editguard.errors import ConfigurationError
+from editguard.study.folder import StudyFolder
+from editguard.study.options import POCKET
+from editguard.study.plan import Plan
+from editguard.study.summary import summarised, write_summary
+from editguard.study.table import markdown, terminal
+
+if TYPE_CHECKING:
+    from editguard.edits import EditCase
+    from editguard.study.running import Materials
+
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C, as shells have it."""
+EVERY: Final = 10.0
+"""Seconds between two lines about the progress."""
+
+
+def execute(options: argparse.Namespace, *, command: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status.
+
+    Args:
+        options: as parsed.
+        command: what was typed, for the hint after an interruption; the process's own by default.
+
+    Raises: EditguardError: a mistake of the user's.
+    """
+    folder = StudyFolder(options.out)
+    if not options.table:
+        typed = shlex.join(command or ["editguard", *sys.argv[1:]])
+        try:
+            _run(options, folder)
+        except KeyboardInterrupt:
+            print(f"editguard: stopped; all complete parts are kept. Go on with: {typed}", file=sys.stderr)
+            return INTERRUPTED
+    rows = summarised(folder)
+    write_summary(folder, rows, markdown(folder, rows))
+    print(terminal(folder, rows))
+    return 0
+
+
+def _run(options: argparse.Namespace, folder: StudyFolder) -> None:
+    from editguard.methods.registry import default_methods, methods
+
+    chosen: list[str] = []
+    for name in options.methods:
+        chosen += {"default": default_methods(), "all": tuple(methods())}.get(name, (name,))
+    plan = Plan(
+        methods=tuple(chosen),
+        single=options.single,
+        batches=options.batch,
+        sequences=options.sequence,
+        settings=_settings(options.settings),
+        seed=options.seed,
+        second_moment_tokens=options.tokens,
+    )
+    cases = _cases(options, plan.most)
+
+    from editguard.models.loading import load_model
+    from editguard.study.running import run
+
+    told = _Printer()
+    told(f"loading {options.model}", now=True)
+    model = load_model(
+        options.model,
+        revision=options.revision,
+        device=options.device,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+        offline=options.offline,
+    )
+    run(plan, model, cases, folder, materials=_materials(options, cases), told=told)
+
+
+def _cases(options: argparse.Namespace, needed: int) -> tuple[EditCase, ...]:
+    """The data set: a file's cases, or the embedded model's own.
+
+    Raises: ConfigurationError: the model has no cases of its own. InvalidEdit, MalformedRecord: see `load_cases`.
+    """
+    if options.limit is not None and options.limit < needed:
+        raise ConfigurationError(f"--limit {options.limit} leaves too few cases: the study needs {needed}.")
+    if options.cases is not None:
+        from editguard.datasets.jsonl import load_cases
+
+        return load_cases(options.cases)[: options.limit]
+    if options.model != POCKET:
+        raise ConfigurationError(f"give the edit cases of {options.model} with --cases FILE, one JSON object per line.")
+    from editguard.probes.pocket import PEOPLE_RELATIONS, pocket_cases
+
+    return pocket_cases(options.limit or needed, options.seed, relations=(*PEOPLE_RELATIONS, *INVERTIBLE))
+
+
+INVERTIBLE: Final = ("spouse", "mayor", "ceo", "rector", "capital")
+"""Relations of the embedded world that are asked from the other side too; without them no edit has a reverse."""
+
+
+def _materials(options: argparse.Namespace, cases: Sequence[EditCase]) -> Materials:
+    """What methods prepare from: the embedded model's own texts, demonstrations and tasks, or the user's files."""
+    from editguard.methods.materials import Lines, OnDemand, read_demonstrations
+    from editguard.study.running import Materials
+
+    found: dict[str, Any] = {"cache_dir": options.cache_dir}
+    if options.cache_dir is None:
+        from platformdirs import user_cache_path
+
+        found["cache_dir"] = user_cache_path("editguard")
+    if options.model == POCKET:
+        from editguard.probes.pocket import pocket_demonstrations, pocket_tasks, pocket_texts
+
+        found["texts"] = OnDemand(pocket_texts)
+        found["demonstrations"] = pocket_demonstrations(exclude={case.request.subject for case in cases})
+        found["tasks"] = pocket_tasks()
+    if options.corpus is not None:
+        if not options.corpus.is_file():
+            raise ConfigurationError(f"there is no file {options.corpus}: --corpus names running text.")
+        found["texts"] = Lines(options.corpus)
+    if options.demonstrations is not None:
+        found["demonstrations"] = read_demonstrations(options.demonstrations)
+    return Materials(**found)
+
+
+def _settings(given: Sequence[str]) -> dict[str, dict[str, str]]:
+    """From "rome.layer=3" to {"rome": {"layer": "3"}}.
+
+    Raises: ConfigurationError: the form is another.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        method, dot, setting = name.rpartition(".")
+        if not (equals and dot and method and setting):
+            raise ConfigurationError(f"--set takes METHOD.NAME=VALUE, for example rome.layer=3, not {text!r}.")
+        found.setdefault(method, {})[setting] = value
+    return found
+
+
+class _Printer:
+    """Lines about the progress on stderr, not more often than every few seconds; warnings and failures at once."""
+
+    def __init__(self) -> None:
+        self._last = float("-inf")
+        self._warned: set[str] = set()
+
+    def __call__(self, line: str, *, now: bool = False) -> None:
+        if line.startswith("warning:"):
+            if line in self._warned:
+                return
+            self._warned.add(line)
+            now = True
+        if now or time.monotonic() - self._last >= EVERY:
+            self._last = time.monotonic()
+            print(f"editguard study: {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,88 @@
+"""Asking one state of the model everything, in batches, and putting the answers into records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from editguard.edits import PROPERTIES, EditCase, Probe, Property
+from editguard.measurements import Answering, Measurement, measure
+from editguard.measurements.fluency import fluency
+from editguard.probes import probes_of
+
+if TYPE_CHECKING:
+    from editguard.edited import EditedModel
+
+Measured = Property | Literal["fluency"]
+MEASURED: Final[tuple[Measured, ...]] = (*PROPERTIES, "fluency")
+COMPARED: Final[tuple[Measured, ...]] = ("portability", "locality", "other_tasks")
+"""What asks the unedited model too: for its own answers, or for what it must know."""
+
+
+def measurements(
+    edited: EditedModel,
+    original: Answering,
+    cases: Sequence[EditCase],
+    *,
+    tasks: Sequence[Probe] = (),
+    seed: int = 0,
+    by: Answering | None = None,
+    properties: Sequence[Measured] = MEASURED,
+) -> list[Measurement]:
+    """Every property that the cases have probes for, and the fluency, of one edited model.
+
+    Args:
+        edited: the model with all of `cases` in force.
+        original: the unedited model; a `Remembered` one is asked each question once.
+        cases: in the order of their application; superseded ones are left out, and counted.
+        tasks: items of other tasks.
+        seed: of the continuations.
+        by: who answers in the name of `edited`; itself by default.
+        properties: which of them.
+    """
+    from editguard.models.sampling import continued_freely
+
+    def continued(prompts: Sequence[str], *, tokens: int) -> list[str]:
+        edited.activate()
+        return continued_freely(edited.model, edited.rewrite(prompts), tokens=tokens, seed=seed)
+
+    found = []
+    for name in properties:
+        if name == "fluency":
+            found.append(fluency(continued, cases))
+        elif any(probes_of(case, name) for case in cases) or (name == "other_tasks" and tasks):
+            found.append(measure(name, by or edited, original, cases, tasks=tasks))
+    return found
+
+
+def records(found: Sequence[Measurement], *, case: str | None = None) -> list[dict[str, Any]]:
+    """One plain record per value.
+
+    Args:
+        found: the measurements of one state of the model.
+        case: the only edit in force, which then also owns the values of other tasks.
+    """
+    lines = []
+    for one in found:
+        for value in one.values:
+            line: dict[str, Any] = {
+                "case": value.edit or case or "",
+                "property": one.name,
+                "kind": value.kind,
+                "probe": value.probe,
+                "outcome": value.outcome,
+                "value": value.value,
+                "token_accuracy": value.token_accuracy,
+                "unit": one.unit,
+                "answer": value.answer,
+            }
+            if value.agrees is not None:
+                line["agrees"] = value.agrees
+            lines.append(line)
+    return lines
+
+
+def left_out(found: Sequence[Measurement]) -> dict[str, Any]:
+    """How many probes of each property were left out, and which edits a later one superseded."""
+    excluded = {one.name: one.excluded for one in found if one.excluded}
+    return {"excluded": excluded, "superseded": sorted({name for one in found for name in one.superseded_edits})}

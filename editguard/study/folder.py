@@ -1,0 +1,239 @@
+"""A study on disk: what it is of, one file of records per cell, and what the work cost.
+
+    study.json              environment, settings and cases; another study in the same folder is refused
+    records/CELL.jsonl      one line per value, then one line that completes the part (one state of the model)
+    costs.jsonl             seconds and memory, which differ from run to run
+    summary.json, table.md  made from the records, at any time
+
+A part counts when its last line is there. What a killed process left behind the last complete part is cut off by the
+next one that writes to the file. Nothing but `costs.jsonl` and what is made of it depends on the clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from editguard.errors import ConfigurationError, MalformedRecord
+from editguard.storage import refuse_unwritable, write_atomically
+from editguard.study.plan import Cell
+
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class Part:
+    """One state of the model and what was measured of it.
+
+    Attributes:
+        name: unique within its cell: the case of a single edit, the number of edits otherwise.
+        values: one record per value.
+        end: the line that completes the part: how many edits were wanted and applied, what failed.
+    """
+
+    name: str
+    values: tuple[Mapping[str, Any], ...]
+    end: Mapping[str, Any]
+
+
+class StudyFolder:
+    """The files of one study."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._whole: dict[Cell, int] = {}  # bytes of each file that this object has written to, all of complete parts
+
+    def header(self) -> dict[str, Any]:
+        """What the study is of.
+
+        Raises: ConfigurationError: the folder holds no study, or one of another version.
+        """
+        path = self.path / "study.json"
+        try:
+            header: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ConfigurationError(f"{self.path} holds no study: there is no {path.name}.") from None
+        except (OSError, ValueError) as problem:
+            raise ConfigurationError(f"{path} cannot be read: {problem}.") from None
+        if header.get("format") != FORMAT:
+            raise ConfigurationError(f"{path} has the format {header.get('format')!r}; this version reads {FORMAT}.")
+        return header
+
+    def begin(self, header: Mapping[str, Any]) -> None:
+        """Make the folder a study of `header`, or see that it is one.
+
+        The methods of the header join those that are there; what both have must be equal, and all else but the
+        "notes", which only explain.
+
+        Raises: ConfigurationError: the folder holds another study; names the first difference.
+        """
+        refuse_unwritable(self.path, error=ConfigurationError)
+        wanted = json.loads(json.dumps({"format": FORMAT, **header}))
+        if (self.path / "study.json").exists():
+            found = self.header()
+            common = found["methods"].keys() & wanted["methods"].keys()
+            for name in sorted((found.keys() | wanted.keys()) - {"methods", "notes"}):
+                self._refuse_difference(name, found.get(name), wanted.get(name))
+            for name in sorted(common):
+                self._refuse_difference(name, found["methods"][name], wanted["methods"][name])
+            if wanted["methods"].keys() <= found["methods"].keys():
+                return
+            wanted = {**found, "methods": {**found["methods"], **wanted["methods"]}}
+        elif any(self.cells()):
+            raise ConfigurationError(f"{self.path} holds records but no study.json: use another folder.")
+        text = json.dumps(wanted, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        write_atomically(self.path / "study.json", text, error=ConfigurationError)
+
+    def _refuse_difference(self, where: str, found: Any, wanted: Any) -> None:
+        difference = _first_difference(where, found, wanted)
+        if difference is not None:
+            place, before, now = difference
+            raise ConfigurationError(
+                f"{self.path} holds a study with {place} = {before!r}, this one has {now!r}: values of both must not "
+                "be mixed. Use another folder, or the same model, data, settings and versions."
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from writing to the folder; a killed process leaves no lock behind.
+
+        Raises: ConfigurationError: one is writing.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise ConfigurationError(f"another process is working on the study in {self.path}.") from None
+        except PermissionError as problem:
+            raise ConfigurationError(f"the folder {self.path} cannot be written: {problem}.") from None
+
+    # ---- records
+
+    def cells(self) -> list[Cell]:
+        """The cells that have a file, in alphabetical order."""
+        return [Cell.named(path.stem) for path in sorted((self.path / "records").glob("*.jsonl"))]
+
+    def parts(self, cell: Cell) -> dict[str, Part]:
+        """The complete parts of a cell by name; of two with one name the later.
+
+        Raises: MalformedRecord: a line before the last complete part cannot be read.
+        """
+        return {part.name: part for part in _read(self._file(cell))[0]}
+
+    def add(self, cell: Cell, name: str, values: Sequence[Mapping[str, Any]], end: Mapping[str, Any]) -> None:
+        """Add a complete part; it is on the disk when this returns.
+
+        Raises: ConfigurationError: the disk is full, or the folder cannot be written.
+        """
+        path = self._file(cell)
+        lines = [_line({"part": name, **value}) for value in values]
+        lines.append(_line({"part": name, "end": len(values), **end}))
+        after = self._whole[cell] if cell in self._whole else _read(path)[1]
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._whole[cell] = _append(path, b"".join(lines), after=after)
+        except OSError as failure:
+            raise ConfigurationError(
+                f"cannot write {path}: {failure.strerror or failure}. All parts before are kept; free some space, and "
+                "give the same command again."
+            ) from failure
+
+    def _file(self, cell: Cell) -> Path:
+        return self.path / "records" / f"{cell.name}.jsonl"
+
+    # ---- costs
+
+    def add_cost(self, record: Mapping[str, Any]) -> None:
+        """Add what some work cost.
+
+        Raises: ConfigurationError: it cannot be written.
+        """
+        path = self.path / "costs.jsonl"
+        try:
+            raw = path.read_bytes() if path.exists() else b""
+            _append(path, _line(record), after=raw.rfind(b"\n") + 1)
+        except OSError as failure:
+            raise ConfigurationError(f"cannot write {path}: {failure.strerror or failure}.") from failure
+
+    def costs(self) -> list[dict[str, Any]]:
+        """What the work cost, in its order; a last line that was cut short is left out."""
+        path = self.path / "costs.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        return [_parsed(path, number, line) for number, line in enumerate(lines, start=1) if line.endswith(b"\n")]
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _append(path: Path, raw: bytes, *, after: int) -> int:
+    """Write at the byte `after`, cutting off what stood there, and force it to the disk; returns the file's length."""
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        file.truncate(after)
+        file.seek(after)
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+    return after + len(raw)
+
+
+def _read(path: Path) -> tuple[list[Part], int]:
+    """The complete parts of a file, and the byte behind the last of them."""
+    if not path.exists():
+        return [], 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    last = max((number for number, line in enumerate(lines) if _ends(line)), default=-1)
+    parts: list[Part] = []
+    values: list[Mapping[str, Any]] = []
+    for number, line in enumerate(lines[: last + 1], start=1):
+        record = _parsed(path, number, line)
+        name = record.pop("part", None)
+        if not isinstance(name, str):
+            raise MalformedRecord(path, number, "it belongs to no part")
+        if "end" not in record:
+            values.append(record)
+            continue
+        if record.pop("end") != len(values):
+            raise MalformedRecord(path, number, f"the part {name!r} has {len(values)} values, not as many as it says")
+        parts.append(Part(name, tuple(values), record))
+        values = []
+    return parts, sum(len(line) for line in lines[: last + 1])
+
+
+def _ends(line: bytes) -> bool:
+    """Whether a whole line completes a part."""
+    if not line.endswith(b"\n") or b'"end":' not in line:
+        return False
+    try:
+        return "end" in json.loads(line)
+    except ValueError:
+        return False
+
+
+def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as problem:
+        raise MalformedRecord(path, number, f"not JSON: {problem}") from None
+    if not isinstance(record, dict):
+        raise MalformedRecord(path, number, "it is no JSON object")
+    return record
+
+
+def _first_difference(where: str, found: Any, wanted: Any) -> tuple[str, Any, Any] | None:
+    """The first place where two trees of plain data differ, and what stands there."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for name in sorted(found.keys() | wanted.keys()):
+            difference = _first_difference(f"{where}.{name}", found.get(name), wanted.get(name))
+            if difference is not None:
+                return difference
+        return None
+    return None if found == wanted else (where, found, wanted)

@@ -1,0 +1,43 @@
+"""The options of `editguard study`; light, because every command of the program declares them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Final
+
+POCKET: Final = "pocket"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's options."""
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where records and tables go")
+    parser.add_argument("--table", action="store_true", help="only make the tables again from the folder's records")
+    parser.add_argument("--model", default=POCKET, help="'pocket', a directory, or a hub name (default: pocket)")
+    parser.add_argument("--revision", help="revision of a model from the hub")
+    parser.add_argument("--cases", type=Path, metavar="FILE", help="edit cases, one JSON object per line")
+    parser.add_argument("--limit", type=int, metavar="N", help="draw so many cases, or use the first N of the file")
+    parser.add_argument("--methods", type=_names, default=("default",), help="comma list, 'default' or 'all'")
+    parser.add_argument("--single", type=int, default=0, metavar="N", help="edit the first N cases each alone")
+    parser.add_argument("--batch", type=_numbers, default=(), metavar="N,N", help="sizes of batches")
+    parser.add_argument("--sequence", type=_numbers, default=(), metavar="N,N", help="checkpoints of a sequence")
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="METHOD.NAME=VALUE", help="a method's setting"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="prompts answered at once")
+    parser.add_argument("--tokens", type=int, metavar="N", help="tokens for second moments (default: 10 x d_ff)")
+    parser.add_argument("--corpus", type=Path, metavar="FILE", help="running text, one document per line")
+    parser.add_argument("--demonstrations", type=Path, metavar="FILE", help="records for methods that edit by example")
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="where prepared data is kept")
+    parser.add_argument("--offline", action="store_true", help="never ask the network for a model")
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(",") if part.strip())

@@ -1,0 +1,418 @@
+"""Carrying out a plan, part by part; what is complete in the folder is never done again.
+
+A sequence is one chain that grows edit by edit. A process that goes on with a killed one applies its edits again, which
+gives the same model because methods are deterministic, and asks questions at the checkpoints that are missing alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from editguard.comparison import present_environment
+from editguard.edited import EditedModel, merged
+from editguard.edits import EditCase, Probe, content_id
+from editguard.errors import AmbiguousTokens, ConfigurationError, InvalidEdit, MethodRefused, PromptTooLong
+from editguard.measurements import PhaseCost, Remembered, phase
+from editguard.methods.protocol import DemonstrationRecord, EditMethod, Preparation
+from editguard.methods.registry import create, methods
+from editguard.study.evaluation import COMPARED, left_out, measurements, records
+from editguard.study.folder import StudyFolder
+from editguard.study.plan import UNEDITED, Cell, Plan
+from editguard.study.progress import Estimate
+
+if TYPE_CHECKING:
+    from editguard.models.language_model import LanguageModel
+
+REFUSALS = (MethodRefused, InvalidEdit, AmbiguousTokens, PromptTooLong)
+"""What a method, or the model, may say to an edit without anything being wrong with the study."""
+
+
+SINGLE_TASKS: Final = 8
+"""About so many items of other tasks are asked after each single edit; over the edits all of them are."""
+
+
+def _silent(line: str) -> None:
+    del line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """What a study has beside the cases.
+
+    Attributes:
+        texts: running text for statistics of the unedited model.
+        demonstrations: records for methods that edit by example, none about an edited subject.
+        tasks: items of other tasks; single edits get a part of them each, in turns.
+        cache_dir: where prepared data is kept; None keeps none.
+    """
+
+    texts: Iterable[str] = ()
+    demonstrations: Sequence[DemonstrationRecord] = ()
+    tasks: Sequence[Probe] = ()
+    cache_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an edit is not in force."""
+
+    reason: str
+    message: str
+
+    def of(self, cases: Iterable[EditCase]) -> list[dict[str, str]]:
+        """One record per edit."""
+        return [{"case": case.id, "reason": self.reason, "message": self.message} for case in cases]
+
+
+def run(
+    plan: Plan,
+    model: LanguageModel,
+    cases: Sequence[EditCase],
+    folder: StudyFolder | str | Path,
+    *,
+    materials: Materials | None = None,
+    told: Callable[[str], None] = _silent,
+) -> StudyFolder:
+    """Carry out what of the plan the folder does not hold yet.
+
+    Args:
+        plan: methods and sizes.
+        model: without any edit; it has the same bytes afterwards.
+        cases: the data set; edits are taken from its beginning. All of it is part of the study's identity.
+        folder: where the records go.
+        materials: what methods prepare from, and other tasks.
+        told: called with a line of text now and then.
+
+    Raises:
+        ConfigurationError: too few cases; the folder holds another study, cannot be written or is in use.
+        InvalidSettings: a setting is unknown or impossible.
+        ModelChanged: a method has left something behind on the model.
+    """
+    materials = materials or Materials()
+    if len(cases) < plan.most:
+        raise ConfigurationError(f"the study needs {plan.most} cases, but there are {len(cases)}.")
+    folder = folder if isinstance(folder, StudyFolder) else StudyFolder(folder)
+    created = {name: create(name, plan.settings.get(name, {}), model) for name in plan.methods}
+    with folder.locked():
+        folder.begin(header(plan, model, cases, materials, created))
+        work = _Work(plan, model, cases, folder, materials, told)
+        work.unedited()
+        for name, method in created.items():
+            work.method(name, method)
+    return folder
+
+
+def header(
+    plan: Plan,
+    model: LanguageModel,
+    cases: Sequence[EditCase],
+    materials: Materials,
+    created: Mapping[str, EditMethod],
+) -> dict[str, Any]:
+    """What a study is of, as plain data: values under another header must not be mixed with these.
+
+    "notes" explain, and may differ.
+    """
+    environment = present_environment(device=model.device.type, dtype=str(model.dtype), fingerprint=model.fingerprint())
+    record = dict(environment.record)
+    return {
+        "environment": {
+            "device": environment.device,
+            "dtype": environment.dtype,
+            "fingerprint": environment.fingerprint,
+            "chat": model.chat,
+            "attention": model.attention,
+            "versions": record.pop("versions"),
+        },
+        "data": {
+            "cases": len(cases),
+            "cases_digest": content_id([_plain(case) for case in cases]),
+            "tasks_digest": content_id([probe.id for probe in materials.tasks]),
+            "texts_digest": _digest(materials.texts),
+            "demonstrations_digest": content_id([dataclasses.asdict(record) for record in materials.demonstrations]),
+        },
+        "settings": {"seed": plan.seed, "second_moment_tokens": plan.second_moment_tokens},
+        "methods": {name: _settings(method, plan.settings.get(name, {})) for name, method in created.items()},
+        "notes": {"model": model.name, "revision": model.revision, "batch_size": model.batch_size, **record},
+    }
+
+
+@dataclass
+class _Work:
+    """One run of a plan: the model at rest, its answers, and where records go."""
+
+    plan: Plan
+    model: LanguageModel
+    cases: Sequence[EditCase]
+    folder: StudyFolder
+    materials: Materials
+    told: Callable[[str], None]
+    rest: EditedModel = field(init=False)
+    original: Remembered = field(init=False)
+    estimate: Estimate = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rest = EditedModel.original(self.model)
+        self.original = Remembered(self.rest)
+        self.estimate = Estimate()
+        for name in (UNEDITED, *self.plan.methods):
+            for cell in self.plan.cells(name):
+                for part in self._missing(cell):
+                    self.estimate.expect(name, self._amount(cell, part))
+
+    # ---- what there is to do
+
+    def _missing(self, cell: Cell) -> list[str]:
+        """The parts of a cell that the folder does not hold."""
+        complete = self.folder.parts(cell)
+        if cell.mode == "single" and cell.method != UNEDITED:
+            wanted = [_single_name(position, self.cases[position]) for position in range(self.plan.single)]
+        else:
+            wanted = [str(cell.size)]
+        return [name for name in wanted if name not in complete]
+
+    def _amount(self, cell: Cell, part: str) -> int:
+        """A measure of the work of a part: cases to edit and to ask about."""
+        del part
+        return cell.size
+
+    # ---- methods
+
+    def unedited(self) -> None:
+        """Ask the unedited model, which shows what each score is without an edit."""
+        for cell in self.plan.cells(UNEDITED):
+            for name in self._missing(cell):
+                chosen = self.cases[: cell.size]
+                self._write([cell], name, self.rest, chosen, wanted=chosen, failures=[], tasks=self.materials.tasks)
+
+    def method(self, name: str, method: EditMethod) -> None:
+        """All cells of a method; nothing is prepared when they are complete."""
+        missing = [(cell, parts) for cell in self.plan.cells(name) if (parts := self._missing(cell))]
+        if not missing:
+            return
+        refused = self._prepared(name, method)
+        together = methods()[name].batches
+        grown: dict[int, list[Cell]] = {}
+        for cell, parts in missing:
+            if refused is not None:
+                self._refuse(cell, parts, refused)
+            elif cell.mode == "single":
+                self._singles(cell, parts, method)
+            elif cell.mode == "batch" and together:
+                self._batch(cell, method)
+            else:
+                grown.setdefault(cell.size, []).append(cell)
+        if grown:
+            self._sequence(name, grown, method)
+        self.rest.activate()
+        self.model.weights.verify()
+
+    def _prepared(self, name: str, method: EditMethod) -> Failure | None:
+        prepare = getattr(method, "prepare", None)
+        if prepare is None:
+            return None
+        data = Preparation(
+            texts=self.materials.texts,
+            demonstrations=self.materials.demonstrations,
+            cache_dir=self.materials.cache_dir,
+            seed=self.plan.seed,
+            second_moment_tokens=self.plan.second_moment_tokens,
+            on_progress=self.told,
+        )
+        self.rest.activate()
+        self.told(f"{name}: preparing")
+        with phase(name, "prepare") as cost:
+            failure = self._attempted(lambda: prepare(self.model, data))
+        self.folder.add_cost({"method": name, "costs": [cost.to_json()]})
+        return failure if isinstance(failure, Failure) else None
+
+    def _refuse(self, cell: Cell, parts: Sequence[str], failure: Failure) -> None:
+        """Write a failure that no edit of the cell can escape."""
+        for name in parts:
+            chosen = self._wanted(cell, name)
+            self._write([cell], name, None, (), wanted=chosen, failures=failure.of(chosen), tasks=())
+
+    def _wanted(self, cell: Cell, part: str) -> Sequence[EditCase]:
+        if cell.mode == "single":
+            position = int(part.partition("-")[0])
+            return self.cases[position : position + 1]
+        return self.cases[: cell.size]
+
+    def _singles(self, cell: Cell, parts: Sequence[str], method: EditMethod) -> None:
+        """Each case alone on the original model."""
+        self._ask_original([case for name in parts for case in self._wanted(cell, name)])
+        for name in parts:
+            chosen = self._wanted(cell, name)
+            edited, costs = self._applied(cell.method, method, self.rest, chosen)
+            position = int(name.partition("-")[0])
+            stride = max(1, len(self.materials.tasks) // SINGLE_TASKS)
+            tasks = self.materials.tasks[position % stride :: stride]
+            if isinstance(edited, Failure):
+                self._write([cell], name, None, (), wanted=chosen, failures=edited.of(chosen), tasks=(), costs=costs)
+            else:
+                self._write([cell], name, edited, chosen, wanted=chosen, failures=[], tasks=tasks, costs=costs)
+
+    def _batch(self, cell: Cell, method: EditMethod) -> None:
+        """The first cases in one application."""
+        chosen = self.cases[: cell.size]
+        self._ask_original(chosen)
+        edited, costs = self._applied(cell.method, method, self.rest, chosen)
+        failures = edited.of(chosen) if isinstance(edited, Failure) else []
+        force = None if isinstance(edited, Failure) else edited
+        standing = () if isinstance(edited, Failure) else chosen
+        tasks = self.materials.tasks
+        self._write([cell], str(cell.size), force, standing, wanted=chosen, failures=failures, tasks=tasks, costs=costs)
+
+    def _sequence(self, name: str, checkpoints: Mapping[int, Sequence[Cell]], method: EditMethod) -> None:
+        """One chain for all sizes; a method that edits one request at a time has its batches on it too."""
+        last = max(checkpoints)
+        self._ask_original(self.cases[:last])
+        chain, standing = self.rest, list[EditCase]()
+        failures: list[dict[str, str]] = []
+        costs: list[PhaseCost] = []
+        for number, case in enumerate(self.cases[:last], start=1):
+            chain.activate()
+            edited, spent = self._applied(name, method, chain, [case])
+            costs += spent
+            if isinstance(edited, Failure):
+                failures += edited.of([case])
+            else:
+                chain = merged(edited, since=0)
+                standing.append(case)
+            if number in checkpoints:
+                cells, tasks = checkpoints[number], self.materials.tasks
+                wanted = self.cases[:number]
+                force = chain if standing else None
+                self._write(
+                    cells, str(number), force, standing, wanted=wanted, failures=failures, tasks=tasks, costs=costs
+                )
+                costs = []
+            elif number % 10 == 0:
+                self.told(f"{name}, sequence: {number} of {last} edits applied")
+
+    # ---- one part
+
+    def _applied(
+        self, name: str, method: EditMethod, edited: EditedModel, cases: Sequence[EditCase]
+    ) -> tuple[EditedModel | Failure, list[PhaseCost]]:
+        with phase(name, "edit", edits=len(cases)) as cost:
+            result = self._attempted(lambda: method.apply(edited, [case.request for case in cases]))
+        return result, [cost]
+
+    def _attempted(self, act: Callable[[], Any]) -> Any:
+        """What `act` returns, or the failure that it ended in when that is one of a single part; tells of warnings."""
+        import torch
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                result = act()
+            except REFUSALS as refusal:
+                result = Failure("refused", str(refusal))
+            except (torch.OutOfMemoryError, MemoryError) as short:
+                result = Failure("out of memory", (str(short).strip().splitlines() or ["no memory is left"])[0])
+        if isinstance(result, Failure) and result.reason == "out of memory" and torch.cuda.is_available():
+            torch.cuda.empty_cache()  # here the traceback no longer holds the tensors
+        for message in dict.fromkeys(str(each.message) for each in caught):
+            self.told(f"warning: {message}")
+        return result
+
+    def _ask_original(self, cases: Sequence[EditCase]) -> None:
+        """Let the original model answer, together, what comparing the edited ones with it will ask of it."""
+        self._attempted(
+            lambda: measurements(
+                self.rest,
+                self.original,
+                cases,
+                tasks=self.materials.tasks,
+                by=self.original,
+                properties=COMPARED,
+            )
+        )
+
+    def _write(
+        self,
+        cells: Sequence[Cell],
+        name: str,
+        edited: EditedModel | None,
+        standing: Sequence[EditCase],
+        *,
+        wanted: Sequence[EditCase],
+        failures: Sequence[Mapping[str, str]],
+        tasks: Sequence[Probe],
+        costs: Sequence[PhaseCost] = (),
+    ) -> None:
+        """Ask a state of the model, and add its part to each of the cells; None stands for no state to ask."""
+        method = cells[0].method
+        answerer = self.original if edited is self.rest else edited
+        failures, found = list(failures), []
+        spent = list(costs)
+        if edited is not None:
+            with phase(method, "evaluate") as cost:
+                result = self._attempted(
+                    lambda: measurements(edited, self.original, standing, tasks=tasks, seed=self.plan.seed, by=answerer)
+                )
+            spent.append(cost)
+            if isinstance(result, Failure):
+                failures += result.of(standing)
+            else:
+                found = result
+        only = standing[0].id if len(standing) == 1 else None
+        lines = records(found, case=only)
+        end = {"edits": len(wanted), "applied": len(standing), "failed": failures, **left_out(found)}
+        if edited is not None and edited.edits:
+            end["conditioning"] = _conditioning(edited.edits[-1].record)
+        for cell in cells:
+            self.folder.add_cost({"cell": cell.name, "part": name, "costs": [each.to_json() for each in spent]})
+            self.folder.add(cell, name, lines, end)
+            self.estimate.did(method, self._amount(cell, name))
+        self.told(f"{cells[0].name}, part {name}{_noted(failures)}; {self.estimate.text()}")
+
+
+def _conditioning(record: Any) -> list[Any]:
+    """What an edit's record says of each second moment that it solved with: condition number, shrinkage, jitter."""
+    if isinstance(record, Mapping):
+        own = record.get("second_moment")
+        inner = [found for name, value in record.items() if name != "second_moment" for found in _conditioning(value)]
+        return ([json.loads(json.dumps(own, default=str))] if own else []) + inner
+    return [found for value in record for found in _conditioning(value)] if isinstance(record, list | tuple) else []
+
+
+def _single_name(position: int, case: EditCase) -> str:
+    return f"{position:05d}-{case.id}"
+
+
+def _noted(failures: Sequence[Mapping[str, str]]) -> str:
+    if not failures:
+        return ""
+    return f" ({len(failures)} {failures[0]['reason']}: {failures[0]['message']})"
+
+
+def _plain(case: EditCase) -> dict[str, Any]:
+    return dataclasses.asdict(dataclasses.replace(case, label=""))
+
+
+def _digest(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(json.dumps(text).encode())
+    return digest.hexdigest()[:16]
+
+
+def _settings(method: EditMethod, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's settings and where each comes from, as plain data."""
+    settings = getattr(method, "settings", None)
+    values = dict(overrides)
+    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
+        values = dataclasses.asdict(settings)
+    plain: dict[str, Any] = json.loads(
+        json.dumps({"settings": values, "provenance": dict(getattr(method, "provenance", {}))}, default=str)
+    )
+    return plain

@@ -1,0 +1,202 @@
+"""From the records of a study to its numbers; nothing but the records is needed, and the clock plays no part."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any, Final
+
+from editguard.edits import PROPERTIES
+from editguard.measurements import PhaseCost, mean_interval, summarise
+from editguard.methods.registry import methods
+from editguard.storage import write_atomically
+from editguard.study.folder import Part, StudyFolder
+from editguard.study.plan import MODES, UNEDITED, Cell
+
+ORDER: Final = (*PROPERTIES, "fluency")
+DIGITS: Final = 6
+"""Of the numbers in the summary: more would differ by the rounding of sums."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell in numbers.
+
+    Attributes:
+        cell: method, mode and size.
+        one_by_one: whether the edits of a batch were applied one after another, as the method cannot do otherwise.
+        edits, applied, superseded: how many edits were wanted, are in force, and were replaced by later ones.
+        failed: reason -> how many edits are not in force, or could not be asked about, because of it.
+        message: of the first failure.
+        excluded: probes left out.
+        numbers: property, or "property/kind" -> mean, low, high, cases, clusters, unit and, where there is one, the
+            mean teacher-forced score and the agreement with the unedited model.
+    """
+
+    cell: Cell
+    one_by_one: bool
+    edits: int
+    applied: int
+    superseded: int
+    failed: Mapping[str, int]
+    message: str
+    excluded: int
+    numbers: Mapping[str, Mapping[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "method": self.cell.method,
+            "mode": self.cell.mode,
+            "size": self.cell.size,
+            "one_by_one": self.one_by_one,
+            "edits": self.edits,
+            "applied": self.applied,
+            "superseded": self.superseded,
+            "failed": dict(self.failed),
+            "message": self.message,
+            "excluded": self.excluded,
+            "numbers": {name: dict(values) for name, values in self.numbers.items()},
+        }
+
+
+def summarised(folder: StudyFolder) -> list[Row]:
+    """The numbers of every cell that has records, by mode, size and method; the unedited model first in each group.
+
+    Raises: ConfigurationError: the folder holds no study. MalformedRecord: a record cannot be read.
+    """
+    order = [UNEDITED, *methods(), *folder.header()["methods"]]
+    cells = [cell for cell in folder.cells() if _is_shown(cell, folder.cells())]
+    cells.sort(key=lambda cell: (*_group(cell), order.index(cell.method) if cell.method in order else len(order)))
+    rows = [_row(cell, list(folder.parts(cell).values())) for cell in cells]
+    return [row for row in rows if row is not None]
+
+
+def costs_of(folder: StudyFolder) -> list[dict[str, Any]]:
+    """Seconds and memory by method, mode and size; of work that was done twice, after a kill, the later counts."""
+    preparation: dict[str, float] = {}
+    spent: dict[Cell, dict[str, list[PhaseCost]]] = defaultdict(dict)
+    for record in folder.costs():
+        costs = [PhaseCost.from_json(cost) for cost in record["costs"]]
+        if "cell" in record:
+            spent[Cell.named(record["cell"])][record["part"]] = costs
+        else:  # later preparations find what the first has left on disk
+            preparation.setdefault(record["method"], sum(cost.seconds for cost in costs))
+    found = []
+    for cell in sorted(spent, key=lambda cell: (*_group(cell), cell.method)):
+        if cell.method == UNEDITED:
+            continue
+        [one] = summarise([cost for costs in spent[cell].values() for cost in costs])
+        found.append(
+            {
+                "method": cell.method,
+                "mode": cell.mode,
+                "size": cell.size,
+                "edits": one.edits,
+                "seconds_per_edit": one.median_seconds,
+                "first_seconds": one.first_seconds,
+                "preparation_seconds": preparation.get(cell.method),
+                "evaluation_seconds": one.evaluation_seconds,
+                "host_peak_bytes": one.host_peak_bytes,
+                "device_peak_bytes": one.device_peak_bytes,
+            }
+        )
+    return found
+
+
+def write_summary(folder: StudyFolder, rows: Sequence[Row], markdown: str) -> None:
+    """Write summary.json, which depends on the records alone, costs.json and table.md.
+
+    Raises: CacheError: a file cannot be written.
+    """
+    header = folder.header()
+    study = {name: value for name, value in header.items() if name != "notes"}
+    _write_json(folder, "summary.json", {"study": study}, [row.to_json() for row in rows])
+    _write_json(folder, "costs.json", {"notes": header["notes"]}, costs_of(folder))
+    write_atomically(folder.path / "table.md", markdown)
+
+
+def _write_json(folder: StudyFolder, name: str, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write one JSON object with a line for each of its `rows`, so that two files can be compared line by line."""
+    options: dict[str, Any] = {"ensure_ascii": False, "sort_keys": True, "allow_nan": False}
+    opening = json.dumps(dict(head), indent=1, **options).removesuffix("\n}")
+    lines = ",\n".join("  " + json.dumps(row, **options) for row in rows)
+    write_atomically(folder.path / name, f'{opening},\n "rows": [\n{lines}\n ]\n}}\n')
+
+
+def _is_shown(cell: Cell, cells: Sequence[Cell]) -> bool:
+    """Of the unedited model's answers about single edits only those about the most cases count."""
+    alike = [one.size for one in cells if one.method == UNEDITED and one.mode == "single"]
+    return cell.method != UNEDITED or cell.mode != "single" or cell.size == max(alike)
+
+
+def _group(cell: Cell) -> tuple[int, int]:
+    return (MODES.index(cell.mode), 1 if cell.mode == "single" else cell.size)
+
+
+def _row(cell: Cell, parts: Sequence[Part]) -> Row | None:
+    if not parts:
+        return None
+    values = [value for part in parts for value in part.values]
+    failures = [failure for part in parts for failure in part.end["failed"]]
+    failed: dict[str, int] = defaultdict(int)
+    for failure in failures:
+        failed[failure["reason"]] += 1
+    registered = methods().get(cell.method)
+    return Row(
+        cell=cell,
+        one_by_one=cell.mode == "batch" and registered is not None and not registered.batches,
+        edits=sum(part.end["edits"] for part in parts),
+        applied=sum(part.end["applied"] for part in parts),
+        superseded=sum(len(part.end["superseded"]) for part in parts),
+        failed=dict(sorted(failed.items())),
+        message=failures[0]["message"] if failures else "",
+        excluded=sum(sum(part.end["excluded"].values()) for part in parts),
+        numbers=_numbers(values),
+    )
+
+
+def _numbers(values: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Each property, and each of its kinds where there are several."""
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for value in values:
+        groups[value["property"]].append(value)
+        groups[f"{value['property']}/{value['kind']}"].append(value)
+    return {title: _statistics(groups[title]) for title in sorted(groups, key=_place)}
+
+
+def _place(title: str) -> tuple[int, str]:
+    name = title.partition("/")[0]
+    return (ORDER.index(name) if name in ORDER else len(ORDER), title)
+
+
+def _statistics(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    valid = [value for value in values if value["value"] is not None]
+    numbers = [float(value["value"]) for value in valid]
+    clusters = [value["case"] or value["probe"] for value in valid]
+    unit = values[0]["unit"]
+    binary = unit == "fraction" and set(numbers) <= {0.0, 1.0}
+    low, high = mean_interval(numbers, clusters, binary=binary) if numbers else (None, None)
+    forced = [value["token_accuracy"] for value in values if value["token_accuracy"] is not None]
+    agreeing = [value["agrees"] for value in values if "agrees" in value]
+    found = {
+        "mean": _rounded(fmean(numbers) if numbers else None),
+        "low": _rounded(low),
+        "high": _rounded(high),
+        "cases": len(valid),
+        "invalid": len(values) - len(valid),
+        "clusters": len(set(clusters)),
+        "unit": unit,
+    }
+    if forced:
+        found["token_accuracy"] = _rounded(fmean(forced))
+    if agreeing:
+        found["agreement"] = _rounded(fmean(agreeing))
+    return found
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, DIGITS)

@@ -1,0 +1,276 @@
+"""What a study asks which state of the model, and that nothing is done twice, skipped or mixed."""
+
+import pytest
+import torch
+import zoo
+from study.fakes import CASES, TASKS, Scripted, case
+
+from editguard.edited import EditedModel
+from editguard.errors import ConfigurationError, InvalidEdit, MethodRefused, ModelChanged
+from editguard.measurements import Remembered
+from editguard.study.evaluation import measurements, records
+from editguard.study.folder import StudyFolder
+from editguard.study.plan import Cell
+from editguard.study.running import Materials
+
+
+def values(folder, name, part=None):
+    parts = folder.parts(Cell.named(name))
+    return [dict(value) for value in (parts[part] if part else next(iter(parts.values()))).values]
+
+
+def expected(cases, *, applied=None, size=3.0):
+    """The records of a model with the cases applied by hand."""
+    model = zoo.tiny("gpt2")
+    rest = EditedModel.original(model)
+    edited = rest
+    for one in cases if applied is None else applied:
+        edited = Scripted().apply(edited, [one.request])
+    found = measurements(edited, Remembered(rest), cases, tasks=TASKS)
+    return records(found, case=cases[0].id if len(cases) == 1 else None)
+
+
+def answers(lines):
+    return [line["answer"] for line in lines]
+
+
+def test_a_batch_and_a_checkpoint_are_asked_with_all_their_edits_in_force(study):
+    folder = study(batches=(3,), sequences=(2, 5))
+    assert answers(expected(CASES[:3])) != answers(expected(CASES[:3], applied=[]))
+    assert answers(expected(CASES[:3])) != answers(expected(CASES[:3], applied=CASES[2:3]))
+    assert answers(values(folder, "scripted-batch-3")) == answers(expected(CASES[:3]))
+    for size in (2, 5):
+        found = values(folder, f"scripted-sequence-{size}")
+        assert found == expected(CASES[:size])
+        asked = {line["case"] for line in found if line["property"] == "reliability"}
+        assert asked == {one.id for one in CASES[:size]}
+    assert values(folder, "unedited-sequence-5") == expected(CASES[:5], applied=[])
+
+
+def test_single_edits_are_alone_on_the_original_model(study):
+    folder = study(single=3, materials=Materials())
+    parts = folder.parts(Cell("scripted", "single", 1))
+    assert len(parts) == 3
+    for one, part in zip(CASES, parts.values(), strict=False):
+        wanted = [line for line in expected([one]) if line["property"] != "other_tasks"]
+        assert [dict(value) for value in part.values] == wanted
+    assert len(values(folder, "unedited-single-3")) > len(wanted)
+
+
+def test_every_record_says_case_property_kind_outcome_scores_and_unit(study):
+    found = values(study(single=1), "scripted-single-1")
+    kinds = {(line["property"], line["kind"]) for line in found}
+    assert {
+        ("reliability", "request"),
+        ("generalization", "rephrase"),
+        ("portability", "one_hop"),
+        ("locality", "other_relation"),
+        ("locality", "neighbourhood"),
+        ("locality", "distracting_neighbourhood"),
+        ("other_tasks", "copy"),
+        ("fluency", "continuation"),
+    } == kinds
+    for line in found:
+        assert line["case"] == CASES[0].id
+        assert {"outcome", "value", "token_accuracy", "answer", "probe"} <= line.keys()
+        assert line["unit"] == ("bits" if line["property"] == "fluency" else "fraction")
+
+
+def test_the_conditioning_of_the_second_moments_is_kept_with_the_values(study):
+    [part] = study(batches=(2,)).parts(Cell("scripted", "batch", 2)).values()
+    assert part.end["conditioning"] == [{"jitter": 0.0}]
+
+
+def test_the_tasks_of_single_edits_take_turns(study):
+    tasks = tuple(
+        type(task)(property="other_tasks", kind="copy", prompt=f"{number}: {task.prompt}", answers=task.answers)
+        for number in range(8)
+        for task in TASKS
+    )
+    folder = study(single=3, materials=Materials(tasks=tasks))
+    per_case = [
+        {value["probe"] for value in part.values if value["property"] == "other_tasks"}
+        for part in folder.parts(Cell("scripted", "single", 1)).values()
+    ]
+    assert [len(asked) for asked in per_case] == [8, 8, 8]
+    assert len(set.union(*per_case)) == 24
+
+
+def test_a_sequence_applies_every_edit_once_and_a_batch_is_one_application(study):
+    study(batches=(4,), sequences=(2, 4))
+    assert Scripted.applied == [one.request.subject for one in CASES[:4]] * 2
+    assert Scripted.prepared == ["scripted"]
+
+
+def test_a_sequence_of_dense_updates_holds_their_sum_alone(study):
+    study(sequences=(2, 5))
+    assert Scripted.held == [0, 1, 1, 1, 1]
+
+
+def test_a_method_that_does_not_batch_grows_one_chain_for_batches_and_sequences(study):
+    folder = study(methods=("one-by-one",), batches=(1, 3), sequences=(2, 3))
+    assert Scripted.applied == [one.request.subject for one in CASES[:3]]
+    assert values(folder, "one-by-one-batch-3") == values(folder, "one-by-one-sequence-3") == expected(CASES[:3])
+
+
+def test_superseded_edits_are_left_out_and_counted(study):
+    moved = case(CASES[0].request.subject, "Tamrin")
+    folder = study(cases=(*CASES[:2], moved), sequences=(3,))
+    [part] = folder.parts(Cell("scripted", "sequence", 3)).values()
+    asked = {value["case"] for value in part.values if value["property"] in ("reliability", "fluency")}
+    assert asked == {CASES[1].id, moved.id}
+    assert part.end["superseded"] == [CASES[0].id]
+    assert (part.end["edits"], part.end["applied"]) == (3, 3)
+
+
+# ---- going on
+
+
+def everything(folder):
+    return {path.name: path.read_bytes() for path in (folder.path / "records").iterdir()}
+
+
+PLAN = {"single": 2, "batches": (3,), "sequences": (1, 4)}
+APPLICATIONS = 2 + 3 + 4
+
+
+def test_the_same_command_again_does_nothing(study):
+    folder = study(**PLAN)
+    before, applied = everything(folder), len(Scripted.applied)
+    study(**PLAN)
+    assert everything(folder) == before
+    assert len(Scripted.applied) == applied
+    assert Scripted.prepared == ["scripted"]
+
+
+@pytest.mark.parametrize("after", [1, 4, 8])
+def test_a_study_that_was_stopped_ends_as_one_that_was_not(study, after, tmp_path):
+    whole = everything(study(out="whole", **PLAN))
+    Scripted.applied.clear()
+
+    def stop(request):
+        if len(Scripted.applied) > after:
+            raise KeyboardInterrupt
+
+    Scripted.before = staticmethod(stop)
+    with pytest.raises(KeyboardInterrupt):
+        study(out="cut", **PLAN)
+    folder = StudyFolder(tmp_path / "cut")
+    parts = {cell.name: list(folder.parts(cell)) for cell in folder.cells()}
+    Scripted.before = None
+    Scripted.applied.clear()
+    model = zoo.tiny("gpt2")
+    study(out="cut", model=model, **PLAN)
+    assert everything(folder) == whole
+    singles = parts.get("scripted-single-1", [])
+    assert len(Scripted.applied) <= APPLICATIONS - len(singles)
+    model.weights.verify()
+
+
+def test_only_the_checkpoints_that_are_missing_are_asked(study):
+    study(sequences=(2,))
+    told = []
+    study(sequences=(2, 4), told=told.append)
+    assert not [line for line in told if line.startswith("scripted-sequence-2,")]
+    assert [line for line in told if line.startswith("scripted-sequence-4,")]
+
+
+def test_a_larger_plan_adds_to_a_smaller_one(study):
+    study(single=1, sequences=(2,))
+    folder = study(single=2, batches=(2,), sequences=(2, 3))
+    assert len(folder.parts(Cell("scripted", "single", 1))) == 2
+    assert values(folder, "scripted-sequence-3") == expected(CASES[:3])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"settings": {"scripted": {"size": 4.0}}}, r"scripted\.provenance\.size|scripted\.settings\.size"),
+        ({"seed": 1}, r"settings\.seed"),
+        ({"second_moment_tokens": 100}, "second_moment_tokens"),
+        ({"cases": CASES[:5]}, r"data\.cases"),
+        ({"cases": (*CASES[:5], case("Quintessa"))}, r"data\.cases_digest"),
+        ({"materials": Materials(tasks=TASKS[:1])}, r"data\.tasks_digest"),
+        ({"materials": Materials(tasks=TASKS, texts=["text"])}, r"data\.texts_digest"),
+        ({"model": lambda: zoo.tiny("gpt2", seed=1)}, r"environment\.fingerprint"),
+        ({"model": lambda: zoo.tiny("gpt2", dtype=torch.bfloat16)}, r"environment\.(dtype|fingerprint)"),
+        ({"model": lambda: zoo.tiny("gpt2", chat=False)}, None),
+    ],
+)
+def test_other_settings_data_or_models_are_refused(study, change, named):
+    folder = study(single=1)
+    before = everything(folder)
+    made = {name: value() if callable(value) else value for name, value in change.items()}
+    if named is None:
+        study(single=1, **made)
+    else:
+        with pytest.raises(ConfigurationError, match=named):
+            study(single=2, **made)
+    assert everything(folder) == before
+
+
+def test_too_few_cases_are_refused_before_any_work(study, tmp_path):
+    with pytest.raises(ConfigurationError, match="needs 7 cases, but there are 6"):
+        study(sequences=(7,))
+    assert not (tmp_path / "study").exists()
+
+
+# ---- what goes wrong for one edit
+
+
+def refusing(*subjects, error):
+    def before(request):
+        if request.subject in subjects:
+            raise error
+
+    Scripted.before = staticmethod(before)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MethodRefused("not this one"), "refused"),
+        (InvalidEdit("not this one"), "refused"),
+        (torch.OutOfMemoryError("not this one\nmore"), "out of memory"),
+    ],
+)
+def test_an_edit_that_fails_is_recorded_and_the_study_goes_on(study, error, reason):
+    refusing(CASES[1].request.subject, error=error)
+    folder = study(single=3, batches=(1, 2), sequences=(3,))
+    failure = {"case": CASES[1].id, "reason": reason, "message": "not this one"}
+    singles = list(folder.parts(Cell("scripted", "single", 1)).values())
+    assert [part.end["failed"] for part in singles] == [[], [failure], []]
+    assert [bool(part.values) for part in singles] == [True, False, True]
+    [batch] = folder.parts(Cell("scripted", "batch", 2)).values()
+    assert [each["case"] for each in batch.end["failed"]] == [CASES[0].id, CASES[1].id]
+    assert (batch.values, batch.end["applied"]) == ((), 0)
+    [sequence] = folder.parts(Cell("scripted", "sequence", 3)).values()
+    assert (sequence.end["failed"], sequence.end["applied"]) == ([failure], 2)
+    assert [dict(value) for value in sequence.values] == expected([CASES[0], CASES[2]])
+
+
+def test_a_method_that_cannot_be_prepared_is_refused_everywhere_and_the_others_go_on(study, monkeypatch):
+    def prepare(self, model, data):
+        if self.name == "scripted":
+            raise MethodRefused("no text")
+
+    monkeypatch.setattr(Scripted, "prepare", prepare)
+    folder = study(methods=("scripted", "one-by-one"), single=2, sequences=(2,))
+    for part in folder.parts(Cell("scripted", "single", 1)).values():
+        assert part.end["failed"][0]["message"] == "no text"
+    assert folder.parts(Cell("scripted", "sequence", 2))["2"].end["applied"] == 0
+    assert values(folder, "one-by-one-sequence-2") == expected(CASES[:2])
+    assert set(Scripted.applied) == {CASES[0].request.subject, CASES[1].request.subject}
+
+
+def test_a_method_that_leaves_the_model_changed_ends_the_study(study):
+    model = zoo.tiny("gpt2")
+
+    def harm(request):
+        with torch.no_grad():
+            model.anatomy.embedding.weight[0, 0] += 1
+
+    model.fingerprint()
+    Scripted.before = staticmethod(harm)
+    with pytest.raises(ModelChanged):
+        study(model=model, single=1)

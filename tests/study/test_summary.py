@@ -1,0 +1,135 @@
+"""Numbers and tables from records alone."""
+
+import json
+
+import pytest
+from study.fakes import CASES, Scripted
+
+from editguard.errors import MethodRefused
+from editguard.measurements import mean_interval, wilson
+from editguard.study import table
+from editguard.study.folder import StudyFolder
+from editguard.study.plan import Cell
+from editguard.study.summary import costs_of, summarised, write_summary
+
+
+def value(case, number, name="reliability", kind="request", **more):
+    record = {"case": case, "property": name, "kind": kind, "probe": f"{case}{kind}{more.get('at', 0)}"}
+    return {**record, "outcome": "other", "value": number, "token_accuracy": 0.5, "unit": "fraction", "answer": ""}
+
+
+def end(edits=1, failed=(), superseded=(), excluded=None):
+    return {
+        "edits": edits,
+        "applied": edits,
+        "failed": list(failed),
+        "superseded": list(superseded),
+        "excluded": excluded or {},
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = StudyFolder(tmp_path)
+    folder.begin({"methods": {"rome": {}, "ft-l": {}}, "notes": {"model": "tiny"}})
+    return folder
+
+
+def row(folder, name):
+    return next(row for row in summarised(folder) if row.cell.name == name)
+
+
+def test_a_mean_is_over_all_parts_with_edits_as_clusters(folder):
+    numbers = {"a": (1.0, 0.0), "b": (1.0, 1.0), "c": (0.0, 0.0)}
+    for name, (one, other) in numbers.items():
+        values = [value(name, one, "locality", at=0), value(name, other, "locality", at=1), value(name, 1.0)]
+        folder.add(Cell("rome", "single", 1), name, values, end())
+    found = row(folder, "rome-single-1")
+    flat = [number for pair in numbers.values() for number in pair]
+    low, high = mean_interval(flat, [name for name in numbers for _ in range(2)], binary=True)
+    locality = found.numbers["locality"]
+    assert locality["mean"] == 0.5
+    assert (locality["low"], locality["high"]) == (pytest.approx(low, abs=1e-6), pytest.approx(high, abs=1e-6))
+    assert (locality["cases"], locality["clusters"], locality["token_accuracy"]) == (6, 3, 0.5)
+    assert found.numbers["reliability"]["low"] == pytest.approx(wilson(3, 3)[0], abs=1e-6)
+    assert found.edits == 3
+
+
+def test_kinds_are_kept_apart_and_graded_values_have_no_binary_interval(folder):
+    values = [value("a", 1.0, "portability", "one_hop"), value("a", 0.0, "portability", "subject_replace")]
+    values += [{**value(name, 0.0 if name == "a" else 1.0, "fluency"), "unit": "bits"} for name in "ab"]
+    folder.add(Cell("rome", "batch", 2), "2", values, end(2))
+    numbers = row(folder, "rome-batch-2").numbers
+    assert numbers["portability/one_hop"]["mean"] == 1.0
+    assert numbers["portability/subject_replace"]["mean"] == 0.0
+    assert numbers["portability"]["mean"] == 0.5
+    assert (numbers["fluency"]["low"], numbers["fluency"]["high"]) == (0.0, 1.0)
+
+
+def test_values_that_are_none_enter_no_mean(folder):
+    folder.add(Cell("rome", "batch", 1), "1", [value("a", None), value("b", 1.0)], end())
+    found = row(folder, "rome-batch-1").numbers["reliability"]
+    assert (found["mean"], found["cases"], found["invalid"]) == (1.0, 1, 1)
+
+
+def test_rows_are_in_order_of_mode_size_and_method(folder):
+    for name in ("rome-sequence-10", "rome-sequence-9", "ft-l-batch-2", "rome-batch-2", "unedited-batch-2"):
+        folder.add(Cell.named(name), "1", [value("a", 1.0)], end())
+    for size in (2, 3):
+        folder.add(Cell("unedited", "single", size), str(size), [value("a", 1.0)], end(size))
+    names = [row.cell.name for row in summarised(folder)]
+    assert names == [
+        "unedited-single-3",
+        "unedited-batch-2",
+        "ft-l-batch-2",
+        "rome-batch-2",
+        "rome-sequence-9",
+        "rome-sequence-10",
+    ]
+
+
+def test_the_table_shows_failures_superseded_edits_and_who_does_not_batch(folder):
+    failed = [{"case": "b", "reason": "refused", "message": "u.k is negative"}]
+    folder.add(Cell("rome", "batch", 2), "2", [value("a", 1.0)], end(2, failed))
+    folder.add(Cell("ft-l", "batch", 2), "2", [value("a", 1.0)], end(2, superseded=["x"]))
+    rows = summarised(folder)
+    for text in (table.terminal(folder, rows), table.markdown(folder, rows)):
+        assert "rome *" in text
+        assert "ft-l *" not in text
+        assert "1 refused" in text
+        assert "u.k is negative" in text
+        assert "2 (1 superseded)" in text
+        assert "Batch of 2" in text
+        assert "1.00" in text
+        assert "reversed relation" not in text
+
+
+def test_work_that_was_done_twice_costs_once_and_the_first_preparation_counts(folder):
+    def cost(phase, seconds):
+        return {"method": "rome", "phase": phase, "edits": 1 if phase == "edit" else 0, "seconds": seconds}
+
+    for seconds in (5.0, 0.1):
+        folder.add_cost({"method": "rome", "costs": [cost("prepare", seconds)]})
+    for seconds in (9.0, 2.0):
+        folder.add_cost({"cell": "rome-batch-1", "part": "1", "costs": [cost("edit", seconds), cost("evaluate", 3.0)]})
+    [found] = costs_of(folder)
+    assert (found["seconds_per_edit"], found["preparation_seconds"], found["evaluation_seconds"]) == (2.0, 5.0, 3.0)
+
+
+def test_two_runs_have_the_same_summary_to_the_byte_and_tables_are_made_again_from_the_records(study, tmp_path):
+    def refuse(request):
+        if request.subject == CASES[0].request.subject:
+            raise MethodRefused("no")
+
+    Scripted.before = staticmethod(refuse)
+    written = []
+    for out in ("one", "two"):
+        folder = study(out=out, single=2, sequences=(2,))
+        rows = summarised(folder)
+        write_summary(folder, rows, table.markdown(folder, rows))
+        written.append((folder.path / "summary.json").read_bytes())
+    assert written[0] == written[1]
+    assert b"seconds" not in written[0]
+    summary = json.loads(written[0])
+    assert {row["method"] for row in summary["rows"]} == {"unedited", "scripted"}
+    assert json.loads((tmp_path / "one" / "costs.json").read_text())["rows"]
