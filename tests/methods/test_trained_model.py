@@ -9,7 +9,7 @@ import pytest
 
 from editguard.edited import EditedModel
 from editguard.edits import EditRequest
-from editguard.methods import DemonstrationRecord, Preparation, create
+from editguard.methods import DemonstrationRecord, Preparation, create, methods
 from editguard.methods.fine_tuning import ConstrainedFineTuning, LossPosition
 from editguard.models import LanguageModel, load_model
 from editguard.pocket import default_world, weights_path
@@ -151,6 +151,52 @@ def test_in_context_editing_answers_the_edit_and_its_paraphrases(
     assert found.reliable >= 0.95
     assert found.paraphrased >= 0.7
     assert found.kept >= 0.7
+
+
+@pytest.mark.parametrize(
+    "name", [info.name for info in methods().values() if info.family == "locate-then-edit" and info.name != "kn"]
+)
+def test_every_method_that_locates_makes_the_target_likelier(
+    name: str, model: LanguageModel, preparation: Preparation, cases: list[Case]
+) -> None:
+    """By a nat a token on average over four edits, each alone, whether or not the answer follows."""
+    method = create(name, {}, model)
+    method.prepare(model, preparation)
+    original = EditedModel.original(model)
+    pairs = [(case.request.text, case.request.target) for case in cases[:4]]
+    before = [score.mean_log_prob for score in original.score(pairs)]
+    after = [
+        method.apply(original, [case.request]).score([pair])[0].mean_log_prob
+        for case, pair in zip(cases, pairs, strict=False)
+    ]
+    assert sum(after) - sum(before) > len(pairs)
+    original.activate()
+    model.weights.verify()
+
+
+@pytest.mark.slow
+def test_knowledge_neurons_carry_some_edits(model: LanguageModel, preparation: Preparation, cases: list[Case]) -> None:
+    """On half of these edits the target is likeliest; on others it becomes less likely than it was."""
+    method = create("kn", {}, model)
+    method.prepare(model, preparation)
+    original = EditedModel.original(model)
+    found = shares([method.apply(original, [case.request]) for case in cases[:8]], cases[:8])
+    assert found.likeliest >= 0.25
+    model.weights.verify()
+
+
+@pytest.mark.parametrize(
+    ("name", "reliable"), [("memit", 0.75), ("alphaedit", 0.7), ("emmet", 0.65), ("pmet", 0.3), ("memit-rect", 0.2)]
+)
+def test_a_batch_of_twenty_edits_is_answered_and_keeps_the_neighbours(
+    name: str, reliable: float, model: LanguageModel, preparation: Preparation, cases: list[Case]
+) -> None:
+    method = create(name, {}, model)
+    method.prepare(model, preparation)
+    edited = method.apply(EditedModel.original(model), [case.request for case in cases])
+    found = shares([edited] * len(cases), cases)
+    assert found.reliable >= reliable
+    assert found.kept >= 0.8
 
 
 @pytest.fixture(scope="module")
