@@ -130,20 +130,21 @@ Passes = Continuation | FullForward
 def continued(model: LanguageModel, rows: Sequence[Row], layer: int) -> Passes:
     """Return a `Continuation`, or whole passes where the model's blocks cannot be replayed one by one.
 
-    Whether they can is tried once per model, by comparing both on these rows.
+    Whether they can is tried once per model, by comparing both on a few of these rows.
     """
     if _REPLAYABLE.get(model.module, True):
         try:
-            short = Continuation(model, rows, layer)
-            if model.module in _REPLAYABLE or _agree(short, FullForward(model, rows)):
+            tried = rows[:_TRIED_ROWS]
+            if model.module in _REPLAYABLE or _agree(Continuation(model, tried, layer), FullForward(model, tried)):
                 _REPLAYABLE[model.module] = True
-                return short
+                return Continuation(model, rows, layer)
         except (TypeError, ValueError, AttributeError, KeyError):  # blocks of another make
             pass
         _REPLAYABLE[model.module] = False
     return FullForward(model, rows)
 
 
+_TRIED_ROWS: Final = 8
 _REPLAYABLE: Final[WeakKeyDictionary[nn.Module, bool]] = WeakKeyDictionary()
 
 
