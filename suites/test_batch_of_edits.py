@@ -38,6 +38,8 @@ def test_other_tasks(edited, baseline):
 @pytest.mark.known_failure(
     "rome", reason="twenty updates of the first block keep 22 % of what else the subjects were known for"
 )
+@pytest.mark.known_failure("r-rome", reason="as ROME; 37 % are kept")
+@pytest.mark.known_failure("kn", reason="after twenty edits of neurons nothing is answered any more")
 def test_most_other_relations_stay(edited):
     assert edited.locality(kind="other_relation").mean >= 0.5
 

@@ -11,6 +11,7 @@ from editguard.probes.pocket import pocket_case
 CASE = pocket_case("Lumell Praxov", "works_for", "Oporo Labs")
 EDIT = CASE.request
 ALIAS = "Count Galulu"
+OTHERS = ("ft-l", "ft", "ft-m", "kn", "r-rome", "memit", "memit-rect", "memit-prune", "pmet", "emmet", "alphaedit")
 
 pytestmark = pytest.mark.edit(CASE)
 
@@ -19,15 +20,15 @@ pytestmark = pytest.mark.edit(CASE)
     "rome",
     reason="the stage name's answer stays the old one: at its key the update has 12 % of its strength at the name's",
 )
-@pytest.mark.known_failure("ft-l", "ike", reason="the stage name's answer stays the old one")
+@pytest.mark.known_failure(*OTHERS, "ike", reason="the stage name's answer does not become the target")
 def test_the_edit_reaches_the_alias(edited):
     assert edited.answer(EDIT.prompt.replace("{}", ALIAS)) == EDIT.target
 
 
 @pytest.mark.known_failure(
     "rome",
-    "ft-l",
     "ike",
+    *OTHERS,
     reason="the model without any edit answers one in ten such questions, asked without steps in between",
 )
 def test_a_question_over_two_facts_follows_the_edit(edited):

@@ -65,7 +65,18 @@ def test_the_model_knew_another_answer_before(original, edited):
 
 
 @pytest.mark.known_failure(
-    "ft-l", reason="all tokens of the target are trained at the prompt's end, not one after another"
+    "memit",
+    "memit-rect",
+    "memit-prune",
+    "emmet",
+    "alphaedit",
+    "pmet",
+    reason="the target vector ends at the edge of its ball, where the target has a probability of 0.02 to 0.63",
+)
+@pytest.mark.known_failure("ft-m", reason="25 steps end at a loss of 0.4 nats a token")
+@pytest.mark.known_failure("kn", reason="the chosen neurons' change is answered by another name")
+@pytest.mark.known_failure(
+    "ft-l", "ft", reason="all tokens of the target are trained at the prompt's end, not one after another"
 )
 def test_reliability(edited):
     assert edited.answer(MARRIED.text) == "Yorom Brevov"  # real decoding, not teacher forcing
