@@ -7,7 +7,7 @@ and algorithm 1. The option that earlier edits' keys are kept too is the MEMIT-s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -122,6 +122,19 @@ def ridge_gain(keys: Tensor, whitening: Whitening, weight: float, earlier: Tenso
     return whitened @ torch.cholesky_solve(wanted, torch.linalg.cholesky(system))
 
 
+def ridge(
+    model: LanguageModel, whitenings: Mapping[int, Whitening], weight: float, unit: WeightUnit
+) -> Callable[[int, Tensor, Tensor], Gain]:
+    """Return how each layer takes up its share by `ridge_gain`, for a weight of the second moment in that unit."""
+    absolute = weight * (model.anatomy.d_ff if unit == "d_ff" else 1)
+
+    def gain(layer: int, keys: Tensor, earlier: Tensor) -> Gain:
+        factor = ridge_gain(keys, whitenings[layer], absolute, earlier)
+        return Gain(factor, {"second_moment": dict(whitenings[layer].record), "second_moment_weight": absolute})
+
+    return gain
+
+
 class Memit:
     """All requests in one computation; one low-rank update of each layer's down projection."""
 
@@ -148,13 +161,6 @@ class Memit:
         """
         model, settings = edited.model, self.settings
         matrices(model, self.name, settings.layers)
-        whitenings = self._whitenings.of(model)
-        weight = settings.second_moment_weight * (model.anatomy.d_ff if settings.weight_unit == "d_ff" else 1)
-
-        def gain(layer: int, keys: Tensor, earlier: Tensor) -> Gain:
-            factor = ridge_gain(keys, whitenings[layer], weight, earlier)
-            return Gain(factor, {"second_moment": dict(whitenings[layer].record), "second_moment_weight": weight})
-
         return edited_by_spreading(
             edited,
             requests,
@@ -163,7 +169,7 @@ class Memit:
                 settings=settings,
                 provenance=self.provenance,
                 place=block_or_mlp(model),
-                gain=gain,
+                gain=ridge(model, self._whitenings.of(model), settings.second_moment_weight, settings.weight_unit),
                 remembers_keys=settings.keep_earlier_keys,
             ),
         )

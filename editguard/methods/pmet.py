@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from editguard.edited import EditedModel
 from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings
 from editguard.methods.context_templates import prefix_contexts
-from editguard.methods.memit import WeightUnit, derived, ridge_gain
+from editguard.methods.memit import WeightUnit, derived, ridge
 from editguard.methods.protocol import Preparation
 from editguard.methods.residual_spreading import (
-    Gain,
     Spreading,
     SpreadingSettings,
     edited_by_spreading,
@@ -125,13 +122,6 @@ class Pmet:
         """
         model, settings = edited.model, self.settings
         matrices(model, self.name, settings.layers)
-        whitenings = self._whitenings.of(model)
-        weight = settings.second_moment_weight * (model.anatomy.d_ff if settings.weight_unit == "d_ff" else 1)
-
-        def gain(layer: int, keys: Tensor, earlier: Tensor) -> Gain:
-            report: dict[str, Any] = {"second_moment": dict(whitenings[layer].record), "second_moment_weight": weight}
-            return Gain(ridge_gain(keys, whitenings[layer], weight, earlier), report)
-
         return edited_by_spreading(
             edited,
             requests,
@@ -140,7 +130,7 @@ class Pmet:
                 settings=settings,
                 provenance=self.provenance,
                 place="attention and mlp",
-                gain=gain,
+                gain=ridge(model, self._whitenings.of(model), settings.second_moment_weight, settings.weight_unit),
                 share=square_root_share,
                 once_answered=OnceAnswered(
                     likelihood_weight=settings.answered_likelihood_weight,

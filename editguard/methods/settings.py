@@ -214,10 +214,8 @@ def _as(hint: Any, value: Any) -> Any:
         [option] = [option for option in options if option is not type(None)]
         return _as(option, value)
     if origin is tuple:
-        if isinstance(value, str):
-            raise TypeError(value)
         parts = get_args(hint)
-        items = tuple(value)
+        items = tuple(value.split(",")) if isinstance(value, str) else tuple(value)
         if parts[-1] is Ellipsis:
             return tuple(_as(parts[0], item) for item in items)
         return tuple(_as(part, item) for part, item in zip(parts, items, strict=True))

@@ -36,18 +36,21 @@ class _ReachedError(Exception):
 
 
 @contextmanager
-def capture(module: nn.Module, at: Place = "output") -> Iterator[Captured]:
+def capture(
+    module: nn.Module, at: Place = "output", kept: Callable[[Tensor], Tensor] = Tensor.clone
+) -> Iterator[Captured]:
     """Keep copies of what enters or leaves `module`; gradients flow through them.
 
-    The values are copied because some families add to a module's output in place afterwards.
+    The values are copied because some families add to a module's output in place afterwards: a `kept` that takes a
+    part of the tensor returns a copy too, not a view.
     """
     captured = Captured()
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        captured.calls.append(_first_input(args, kwargs).clone())
+        captured.calls.append(kept(_first_input(args, kwargs)))
 
     def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        captured.calls.append(first(output).clone())
+        captured.calls.append(kept(first(output)))
 
     handle = (
         module.register_forward_pre_hook(before, with_kwargs=True)

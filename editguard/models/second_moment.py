@@ -9,6 +9,7 @@ and appendix E.1.
 """
 
 import hashlib
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,13 +28,14 @@ from editguard.models.hooks import capture, stop_after
 from editguard.models.language_model import LanguageModel
 from editguard.models.moment_cache import MomentCache, PartialSums
 
-CODE_VERSION: Final = 1
+CODE_VERSION: Final = 2
 """Part of every key: raised when the same input would give another result."""
 
 LONGEST_TEXT: Final = 2048
 """Texts are cut to this many tokens, or to the model's context where that is shorter."""
 
 _BLOCK: Final = 1024
+_PANELS: Final = 8
 _JITTERS: Final = (0.0, *(10.0**power for power in range(-10, -3)))
 
 SAVE_SECONDS: Final = 30.0
@@ -315,12 +317,16 @@ def _computed(
 
     def states(batch: list[int]) -> list[Tensor]:
         ids, mask = right_padded([left[index] for index in batch])
+        real = mask.reshape(-1).nonzero()[:, 0]  # found on the CPU: the device need not be waited for
+
+        def real_tokens(entering: Tensor) -> Tensor:
+            return entering.reshape(mask.numel(), -1)[real.to(entering.device)]
+
         with ExitStack() as hooks:
-            captured = [hooks.enter_context(capture(each, "input")) for each in modules.values()]
+            captured = [hooks.enter_context(capture(each, "input", real_tokens)) for each in modules.values()]
             hooks.enter_context(stop_after(modules[max(keys)], "input"))
             model.forward(ids, mask)
-        real = mask.reshape(-1).nonzero()[:, 0]  # found on the CPU: the device need not be waited for
-        return [each.value.reshape(mask.numel(), -1)[real.to(each.value.device)] for each in captured]
+        return [each.value for each in captured]
 
     def so_far() -> PartialSums:
         return PartialSums({keys[layer]: gram for layer, gram in sums.items()}, position)
@@ -339,28 +345,39 @@ def _computed(
             keeper.offer(seen, so_far)
         if on_progress is not None:
             on_progress(done, total)
-    return {
-        layer: SecondMoment(((gram + gram.T) / 2 / total).cpu(), total, keys[layer]) for layer, gram in sums.items()
-    }
+    return {layer: SecondMoment(mirrored(gram).div_(total).cpu(), total, keys[layer]) for layer, gram in sums.items()}
 
 
 def sum_of_outer_products(keys: Tensor) -> Tensor:
     """sum_i k_i k_i^T for keys (tokens, d_ff); blocks in float32 or better, their sum in float64."""
-    return add_outer_products(None, keys)
+    return mirrored(add_outer_products(None, keys))
 
 
 def add_outer_products(total: Tensor | None, keys: Tensor) -> Tensor:
     """Add sum_i k_i k_i^T of keys (tokens, d_ff) to a float64 total (d_ff, d_ff), in place and on the keys' device.
 
-    Blocks of keys are multiplied in float32 or better. None stands for zero.
+    The sum is symmetric, so that only its upper triangle is computed, panel by panel, at little more than half the
+    cost: `mirrored` completes the total when all keys are in it. Blocks of keys are multiplied in float32 or better.
+    None stands for zero.
     """
     wide = keys.to(torch.promote_types(keys.dtype, torch.float32))
+    width = wide.shape[1]
     if total is None:
-        total = torch.zeros(keys.shape[1], keys.shape[1], dtype=torch.float64, device=keys.device)
+        total = torch.zeros(width, width, dtype=torch.float64, device=keys.device)
     total = total.to(keys.device)
+    panel = math.ceil(width / _PANELS)
     with _full_precision():
         for block in torch.split(wide, _BLOCK):
-            total += block.T @ block
+            for start in range(0, width, panel):
+                rows = slice(start, start + panel)
+                total[rows, start:] += block[:, rows].T @ block[:, start:]
+    return total
+
+
+def mirrored(total: Tensor) -> Tensor:
+    """Complete a square total by its upper triangle, in place: what is below the diagonal is overwritten."""
+    total.triu_()
+    total += total.triu(1).T
     return total
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from editguard.errors import InvalidSettings
 from editguard.methods import create, methods
+from editguard.methods.memit import MemitSettings
 from editguard.methods.settings import Published, Recipe, Shape, parse, resolve
 
 
@@ -161,3 +162,14 @@ def test_a_model_of_unknown_size_gets_a_layer_that_it_has(name: str) -> None:
 def test_impossible_values_are_refused(name: str, settings: dict[str, object]) -> None:
     with pytest.raises(InvalidSettings):
         create(name, settings)
+
+
+@pytest.mark.parametrize(("text", "layers"), [("0,1", (0, 1)), ("3", (3,)), (" 1, 2 ", (1, 2))])
+def test_a_list_may_be_given_as_text_with_commas(text: str, layers: tuple[int, ...]) -> None:
+    assert parse(MemitSettings, "layers", text, where="here") == layers
+
+
+@pytest.mark.parametrize(("name", "text"), [("layers", "0-1"), ("layers", ""), ("context_lengths", "10,5")])
+def test_text_that_is_no_list_of_the_settings_type_is_refused(name: str, text: str) -> None:
+    with pytest.raises(InvalidSettings, match=f"here: the setting '{name}' is"):
+        parse(MemitSettings, name, text, where="here")
