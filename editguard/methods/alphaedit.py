@@ -11,29 +11,23 @@ Models", ICLR 2025, equations 11 to 14; targets, keys and shares are MEMIT's.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from editguard.edited import EditedModel
-from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused
-from editguard.methods.context_templates import prefix_contexts
-from editguard.methods.protocol import Preparation
 from editguard.methods.residual_spreading import (
     Gain,
     Spreading,
     SpreadingSettings,
     block_or_mlp,
     derived_layers,
-    edited_by_spreading,
-    matrices,
 )
 from editguard.methods.settings import Published, Recipe
-from editguard.methods.whitening import LayerStatistics
+from editguard.methods.spreading_method import SpreadingMethod
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
@@ -157,40 +151,26 @@ def confined_gain(keys: Tensor, null_space: NullSpace, regulariser: float, earli
     return projected @ torch.cholesky_solve(wanted, torch.linalg.cholesky(system))
 
 
-class AlphaEdit:
-    """All requests in one computation; what earlier batches need is in the chain of edits, nothing in this object."""
+class AlphaEdit(SpreadingMethod[NullSpace]):
+    """All requests in one computation, confined to the null spaces of what text uses."""
 
-    name: ClassVar[str] = "alphaedit"
-    settings_type: ClassVar[type] = AlphaEditSettings
-    recipe: ClassVar[Recipe] = Recipe(AlphaEditSettings, PUBLISHED, derived)
+    name = "alphaedit"
+    settings_type = AlphaEditSettings
+    recipe = Recipe(AlphaEditSettings, PUBLISHED, derived)
+    settings: AlphaEditSettings
 
-    def __init__(
-        self, settings: AlphaEditSettings | None = None, *, provenance: Mapping[str, str] | None = None
-    ) -> None:
-        self.settings = settings or AlphaEditSettings()
-        self.provenance = dict(provenance or {})
-        self._null_spaces = LayerStatistics(
-            self.name,
-            lambda moment: NullSpace.of(moment, self.settings.nullspace_threshold, self.settings.unit),
-        )
+    def derived(self, moment: SecondMoment) -> NullSpace:
+        """Split the space of a layer's keys."""
+        return NullSpace.of(moment, self.settings.nullspace_threshold, self.settings.unit)
 
-    def prepare(self, model: LanguageModel, data: Preparation) -> None:
-        """Draw the prefix contexts and split the spaces of the layers' keys, on the unedited model."""
-        matrices(model, self.name, self.settings.layers)
-        prefix_contexts(model, lengths=self.settings.context_lengths, seed=self.settings.seed)
-        self._null_spaces.prepare(model, self.settings.layers, data)
+    def course(self, model: LanguageModel, statistics: Mapping[int, NullSpace]) -> Spreading:
+        """Ridge regression inside the null spaces, onto the targets at the block's output, in equal shares.
 
-    def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
-        """Return `edited` with the requests on top as one batch.
-
-        Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no such layer, not
-            prepared, no free direction in any layer, or no target vector was found.
+        Raises: MethodRefused: no layer has a free direction.
         """
-        model, settings = edited.model, self.settings
-        matrices(model, self.name, settings.layers)
-        null_spaces = self._null_spaces.of(model)
-        full = [layer for layer, space in null_spaces.items() if space.rank == 0]
-        if len(full) == len(null_spaces):
+        settings = self.settings
+        full = [layer for layer, space in statistics.items() if space.rank == 0]
+        if len(full) == len(statistics):
             raise MethodRefused(
                 f"alphaedit finds no free direction in layers {', '.join(map(str, full))}: every eigenvalue of their "
                 f"second moments is above {settings.nullspace_threshold:g} ({settings.unit}). Raise "
@@ -200,11 +180,11 @@ class AlphaEdit:
             warnings.warn(
                 f"alphaedit: layers {', '.join(map(str, full))} have no free direction and stay as they are.",
                 RuntimeWarning,
-                stacklevel=2,
+                stacklevel=3,
             )
 
         def gain(layer: int, keys: Tensor, earlier: Tensor) -> Gain:
-            space = null_spaces[layer]
+            space = statistics[layer]
             regulariser = settings.regulariser * (space.scale if settings.unit == "relative" else 1.0)
             projected = space.project(keys)
             report = {
@@ -214,15 +194,11 @@ class AlphaEdit:
             }
             return Gain(confined_gain(keys, space, regulariser, earlier), report)
 
-        return edited_by_spreading(
-            edited,
-            requests,
-            Spreading(
-                method=self.name,
-                settings=settings,
-                provenance=self.provenance,
-                place=block_or_mlp(model),
-                gain=gain,
-                remembers_keys=True,
-            ),
+        return Spreading(
+            method=self.name,
+            settings=settings,
+            provenance=self.provenance,
+            place=block_or_mlp(model),
+            gain=gain,
+            remembers_keys=True,
         )

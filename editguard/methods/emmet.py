@@ -9,33 +9,29 @@ constraint is the default; `emmet_lambda = 0.1` gives the method as it was relea
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
 
-from editguard.edited import EditedModel
-from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings
-from editguard.methods.context_templates import prefix_contexts
 from editguard.methods.memit import ridge_gain
-from editguard.methods.protocol import Preparation
 from editguard.methods.residual_spreading import (
     Gain,
     Spreading,
     SpreadingSettings,
     block_or_mlp,
-    edited_by_spreading,
-    matrices,
     refuse_bad_shrinkage,
 )
 from editguard.methods.settings import Published, Recipe
-from editguard.methods.whitening import LayerStatistics, Whitening
+from editguard.methods.spreading_method import SpreadingMethod
+from editguard.methods.whitening import Whitening
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
+    from editguard.models.second_moment import SecondMoment
 
 NEARLY_DEPENDENT: Final = 1e-8
 """The part of a key's whitened square length that the other keys leave unexplained, below which it counts as one of
@@ -112,40 +108,28 @@ def exact_gain(keys: Tensor, whitening: Whitening) -> tuple[Tensor, int]:
     return whitened * scale @ inverse * scale, int(usable.sum())
 
 
-class Emmet:
+class Emmet(SpreadingMethod[Whitening]):
     """All requests in one computation; one low-rank update of each layer's down projection."""
 
-    name: ClassVar[str] = "emmet"
-    settings_type: ClassVar[type] = EmmetSettings
-    recipe: ClassVar[Recipe] = Recipe(EmmetSettings, PUBLISHED, derived)
+    name = "emmet"
+    settings_type = EmmetSettings
+    recipe = Recipe(EmmetSettings, PUBLISHED, derived)
+    settings: EmmetSettings
 
-    def __init__(self, settings: EmmetSettings | None = None, *, provenance: Mapping[str, str] | None = None) -> None:
-        self.settings = settings or EmmetSettings()
-        self.provenance = dict(provenance or {})
-        self._whitenings = LayerStatistics(self.name, lambda moment: Whitening.of(moment, self.settings.shrinkage))
+    def derived(self, moment: SecondMoment) -> Whitening:
+        """Factorise C'."""
+        return Whitening.of(moment, self.settings.shrinkage)
 
-    def prepare(self, model: LanguageModel, data: Preparation) -> None:
-        """Draw the prefix contexts and factorise the second moments of the layers' keys, on the unedited model."""
-        matrices(model, self.name, self.settings.layers)
-        prefix_contexts(model, lengths=self.settings.context_lengths, seed=self.settings.seed)
-        self._whitenings.prepare(model, self.settings.layers, data)
-
-    def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
-        """Return `edited` with the requests on top as one batch.
-
-        Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no such layer, not
-            prepared, or no target vector was found.
-        """
-        model, settings = edited.model, self.settings
-        matrices(model, self.name, settings.layers)
-        whitenings = self._whitenings.of(model)
+    def course(self, model: LanguageModel, statistics: Mapping[int, Whitening]) -> Spreading:
+        """Exact insertion of the targets, or MEMIT's ridge where `emmet_lambda` is positive."""
+        settings = self.settings
 
         def gain(layer: int, keys: Tensor, earlier: Tensor) -> Gain:
-            report: dict[str, Any] = {"second_moment": dict(whitenings[layer].record)}
+            report: dict[str, Any] = {"second_moment": dict(statistics[layer].record)}
             if settings.emmet_lambda > 0:
                 weight = settings.emmet_lambda * settings.second_moment_weight
-                return Gain(ridge_gain(keys, whitenings[layer], weight, earlier), report)
-            factor, rank = exact_gain(keys, whitenings[layer])
+                return Gain(ridge_gain(keys, statistics[layer], weight, earlier), report)
+            factor, rank = exact_gain(keys, statistics[layer])
             if rank < keys.shape[1]:
                 warnings.warn(
                     f"emmet: the {keys.shape[1]} keys of layer {layer} have only {rank} independent directions, so "
@@ -156,14 +140,10 @@ class Emmet:
                 )
             return Gain(factor, {**report, "independent_keys": rank})
 
-        return edited_by_spreading(
-            edited,
-            requests,
-            Spreading(
-                method=self.name,
-                settings=settings,
-                provenance=self.provenance,
-                place=block_or_mlp(model),
-                gain=gain,
-            ),
+        return Spreading(
+            method=self.name,
+            settings=settings,
+            provenance=self.provenance,
+            place=block_or_mlp(model),
+            gain=gain,
         )

@@ -7,33 +7,29 @@ and algorithm 1. The option that earlier edits' keys are kept too is the MEMIT-s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 
-from editguard.edited import EditedModel
-from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings
-from editguard.methods.context_templates import prefix_contexts
-from editguard.methods.protocol import Preparation
 from editguard.methods.residual_spreading import (
     Gain,
     Spreading,
     SpreadingSettings,
     block_or_mlp,
     derived_layers,
-    edited_by_spreading,
-    matrices,
     refuse_bad_shrinkage,
 )
 from editguard.methods.settings import Published, Recipe
-from editguard.methods.whitening import LayerStatistics, Whitening
+from editguard.methods.spreading_method import SpreadingMethod
+from editguard.methods.whitening import Whitening
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
+    from editguard.models.second_moment import SecondMoment
 
 WeightUnit = Literal["absolute", "d_ff"]
 """What a weight of the second moment counts: itself, or multiples of the width of the keys."""
@@ -135,41 +131,26 @@ def ridge(
     return gain
 
 
-class Memit:
+class Memit(SpreadingMethod[Whitening]):
     """All requests in one computation; one low-rank update of each layer's down projection."""
 
-    name: ClassVar[str] = "memit"
-    settings_type: ClassVar[type] = MemitSettings
-    recipe: ClassVar[Recipe] = Recipe(MemitSettings, PUBLISHED, derived)
+    name = "memit"
+    settings_type = MemitSettings
+    recipe = Recipe(MemitSettings, PUBLISHED, derived)
+    settings: MemitSettings
 
-    def __init__(self, settings: MemitSettings | None = None, *, provenance: Mapping[str, str] | None = None) -> None:
-        self.settings = settings or MemitSettings()
-        self.provenance = dict(provenance or {})
-        self._whitenings = LayerStatistics(self.name, lambda moment: Whitening.of(moment, self.settings.shrinkage))
+    def derived(self, moment: SecondMoment) -> Whitening:
+        """Factorise C'."""
+        return Whitening.of(moment, self.settings.shrinkage)
 
-    def prepare(self, model: LanguageModel, data: Preparation) -> None:
-        """Draw the prefix contexts and factorise the second moments of the layers' keys, on the unedited model."""
-        matrices(model, self.name, self.settings.layers)
-        prefix_contexts(model, lengths=self.settings.context_lengths, seed=self.settings.seed)
-        self._whitenings.prepare(model, self.settings.layers, data)
-
-    def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
-        """Return `edited` with the requests on top as one batch.
-
-        Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no such layer, not
-            prepared, or no target vector was found.
-        """
-        model, settings = edited.model, self.settings
-        matrices(model, self.name, settings.layers)
-        return edited_by_spreading(
-            edited,
-            requests,
-            Spreading(
-                method=self.name,
-                settings=settings,
-                provenance=self.provenance,
-                place=block_or_mlp(model),
-                gain=ridge(model, self._whitenings.of(model), settings.second_moment_weight, settings.weight_unit),
-                remembers_keys=settings.keep_earlier_keys,
-            ),
+    def course(self, model: LanguageModel, statistics: Mapping[int, Whitening]) -> Spreading:
+        """Ridge regression onto the targets at the block's output, in equal shares."""
+        settings = self.settings
+        return Spreading(
+            method=self.name,
+            settings=settings,
+            provenance=self.provenance,
+            place=block_or_mlp(model),
+            gain=ridge(model, statistics, settings.second_moment_weight, settings.weight_unit),
+            remembers_keys=settings.keep_earlier_keys,
         )

@@ -7,30 +7,26 @@ updates, the keys and the closed form are MEMIT's; the shares go by square roots
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from editguard.edited import EditedModel
-from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings
-from editguard.methods.context_templates import prefix_contexts
 from editguard.methods.memit import WeightUnit, derived, ridge
-from editguard.methods.protocol import Preparation
 from editguard.methods.residual_spreading import (
     Spreading,
     SpreadingSettings,
-    edited_by_spreading,
-    matrices,
     refuse_bad_shrinkage,
     square_root_share,
 )
 from editguard.methods.settings import Published, Recipe
+from editguard.methods.spreading_method import SpreadingMethod
 from editguard.methods.value_optimisation import OnceAnswered
-from editguard.methods.whitening import LayerStatistics, Whitening
+from editguard.methods.whitening import Whitening
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
+    from editguard.models.second_moment import SecondMoment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,45 +92,30 @@ PUBLISHED = (
 )
 
 
-class Pmet:
+class Pmet(SpreadingMethod[Whitening]):
     """All requests in one computation; one low-rank update of each layer's down projection, none of attention."""
 
-    name: ClassVar[str] = "pmet"
-    settings_type: ClassVar[type] = PmetSettings
-    recipe: ClassVar[Recipe] = Recipe(PmetSettings, PUBLISHED, derived)
+    name = "pmet"
+    settings_type = PmetSettings
+    recipe = Recipe(PmetSettings, PUBLISHED, derived)
+    settings: PmetSettings
 
-    def __init__(self, settings: PmetSettings | None = None, *, provenance: Mapping[str, str] | None = None) -> None:
-        self.settings = settings or PmetSettings()
-        self.provenance = dict(provenance or {})
-        self._whitenings = LayerStatistics(self.name, lambda moment: Whitening.of(moment, self.settings.shrinkage))
+    def derived(self, moment: SecondMoment) -> Whitening:
+        """Factorise C'."""
+        return Whitening.of(moment, self.settings.shrinkage)
 
-    def prepare(self, model: LanguageModel, data: Preparation) -> None:
-        """Draw the prefix contexts and factorise the second moments of the layers' keys, on the unedited model."""
-        matrices(model, self.name, self.settings.layers)
-        prefix_contexts(model, lengths=self.settings.context_lengths, seed=self.settings.seed)
-        self._whitenings.prepare(model, self.settings.layers, data)
-
-    def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
-        """Return `edited` with the requests on top as one batch.
-
-        Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no such layer, not
-            prepared, or no target vector was found.
-        """
-        model, settings = edited.model, self.settings
-        matrices(model, self.name, settings.layers)
-        return edited_by_spreading(
-            edited,
-            requests,
-            Spreading(
-                method=self.name,
-                settings=settings,
-                provenance=self.provenance,
-                place="attention and mlp",
-                gain=ridge(model, self._whitenings.of(model), settings.second_moment_weight, settings.weight_unit),
-                share=square_root_share,
-                once_answered=OnceAnswered(
-                    likelihood_weight=settings.answered_likelihood_weight,
-                    stop_below_drift=settings.answered_drift,
-                ),
+    def course(self, model: LanguageModel, statistics: Mapping[int, Whitening]) -> Spreading:
+        """Ridge regression onto the MLP's part of the targets, in shares that go by square roots."""
+        settings = self.settings
+        return Spreading(
+            method=self.name,
+            settings=settings,
+            provenance=self.provenance,
+            place="attention and mlp",
+            gain=ridge(model, statistics, settings.second_moment_weight, settings.weight_unit),
+            share=square_root_share,
+            once_answered=OnceAnswered(
+                likelihood_weight=settings.answered_likelihood_weight,
+                stop_below_drift=settings.answered_drift,
             ),
         )

@@ -191,7 +191,7 @@ def test_the_update_keeps_to_the_free_directions_and_says_how_much_of_the_keys_t
     method = prepared(model, texts)
     edited = method.apply(EditedModel.original(model), facts)
     for line in edited.edits[0].record["layers"]:
-        space = method._null_spaces.of(model)[line["layer"]]
+        space = method.statistics.of(model)[line["layer"]]
         delta = update(edited, line["layer"])
         close(space.project(delta.T).T, delta, rtol=1e-8, atol=1e-10)
         assert 0 < line["free_part_of_keys"] < 1
