@@ -48,7 +48,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--png", metavar="FILE", help="write heat maps: by role of the token, or of a single fact's tokens"
     )
-    parser.add_argument("--json", metavar="FILE", help="write all figures")
+    parser.add_argument("--html", metavar="FILE", help="write a page with the suggestion, heat maps and tables")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help='write all figures; a method\'s setting layer = "traced:FILE", or layers, takes the suggestion from there',
+    )
 
 
 def run(options: argparse.Namespace) -> str:
@@ -56,7 +61,7 @@ def run(options: argparse.Namespace) -> str:
 
     Raises: EditguardError: a wrong option, model or file; nothing is traced when a file could not be written.
     """
-    for name in (options.png, options.json):
+    for name in (options.png, options.html, options.json):
         if name is not None:
             if Path(name).is_dir():
                 raise ConfigurationError(f"{name} is a directory; name a file to write.")
@@ -77,13 +82,20 @@ def run(options: argparse.Namespace) -> str:
     trace = causal_trace(model, facts, settings, on_progress=lambda line: print(line, file=sys.stderr))
     suggestion = suggest_layers(trace)
     written = []
-    if options.png is not None:
+    if options.png is not None or options.html is not None:
         from editguard.report.plots import average_effects_png, fact_png
 
         [*more, fact] = trace.facts
         picture = average_effects_png(trace, suggestion) if more else fact_png(fact, trace.model, trace.window)
+    if options.png is not None:
         write_atomically(options.png, picture, error=ConfigurationError)
         written.append(f"wrote {options.png}")
+    if options.html is not None:
+        from editguard.report.trace_page import trace_page
+
+        page = trace_page(trace, suggestion, _suggested(suggestion), picture)
+        write_atomically(options.html, page, error=ConfigurationError)
+        written.append(f"wrote {options.html}")
     if options.json is not None:
         record = {**trace.as_dict(), "suggestion": suggestion.as_dict()}
         write_atomically(options.json, json.dumps(record, indent=1, ensure_ascii=False), error=ConfigurationError)

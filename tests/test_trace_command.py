@@ -1,6 +1,9 @@
 """`editguard trace`, from its arguments to its files."""
 
 import json
+import re
+from base64 import b64encode
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 from editguard.cli import main
 from editguard.datasets.jsonl import write_cases
 from editguard.edits import EditCase, EditRequest
+from editguard.methods import create
 from editguard.models import load_model
 from editguard.probes.pocket import pocket_cases
 
@@ -17,8 +21,9 @@ QUICK = ("--draws", "1", "--restore", "block,mlp")
 def test_a_trace_of_the_pocket_model_is_a_table_a_picture_and_plain_data(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    png, data = tmp_path / "new" / "trace.png", tmp_path / "trace.json"
-    assert main(["trace", "--facts", "3", *QUICK, "--png", str(png), "--json", str(data)]) == 0
+    png, data, page = tmp_path / "new" / "trace.png", tmp_path / "trace.json", tmp_path / "trace.html"
+    files = ("--png", str(png), "--json", str(data), "--html", str(page))
+    assert main(["trace", "--facts", "3", *QUICK, *files]) == 0
     text = capsys.readouterr().out
     found = json.loads(data.read_text())
     assert png.read_bytes().startswith(b"\x89PNG")
@@ -31,6 +36,30 @@ def test_a_trace_of_the_pocket_model_is_a_table_a_picture_and_plain_data(
             assert line.split()[-len(values) :] == [f"{value:.3f}" for value in values]
     assert f"last subject token over {found['suggestion']['facts']} facts: {found['suggestion']['layer']} " in text
     assert f"wrote {png}" in text
+    html = page.read_text()
+    assert f"wrote {page}" in text
+    assert b64encode(png.read_bytes()).decode() in html
+    assert re.findall('(?:src|href)="(?!data:)', html) == []  # nothing to be fetched
+    suggested = next(line for line in text.splitlines() if line.startswith("layer to edit"))
+    assert suggested in unescape(html)
+
+
+def test_a_method_takes_its_layers_from_a_trace_of_the_same_model_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "trace.json"
+    assert main(["trace", "--facts", "3", *QUICK, "--json", str(data)]) == 0
+    capsys.readouterr()
+    found = json.loads(data.read_text())["suggestion"]
+    model = load_model("pocket")
+    with pytest.warns(RuntimeWarning, match="doubts it"):
+        one, more = (
+            create(name, {field: f"traced:{data}"}, model) for name, field in (("rome", "layer"), ("memit", "layers"))
+        )
+    assert one.settings.layer == found["layer"]
+    assert more.settings.layers == tuple(found["layers"])
+    assert one.provenance["layer"].startswith("derived by tracing: ")
+    assert "3 facts" in more.provenance["layers"]
 
 
 def test_facts_come_from_a_file_and_their_answer_is_the_previous_one(

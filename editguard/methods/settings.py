@@ -2,7 +2,8 @@
 
 A field takes the first value found in this order: an explicit override; the file `editguard.toml` in the model's
 own folder; the published value for a model of that family *and* size; a value derived from the model's depth;
-the default of the dataclass. Values published for one model are never used for another in silence.
+the default of the dataclass. Values published for one model are never used for another in silence. The first two may
+ask for what a causal trace of the model has found (`traced_layers`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, cast, get_args, get_origin, get_type_hints
 
 from editguard.errors import InvalidSettings, closest
+from editguard.methods.traced_layers import asks_for_tracing, traced
 
 if TYPE_CHECKING:
     from editguard.methods.protocol import EditMethod
@@ -46,13 +48,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model decides its default settings."""
+    """What of a model decides its settings; the fingerprint is asked for where a trace has to be of this model."""
 
     family: str
     layers: int
     d_model: int
     directory: Path | None = None
     d_ff: int | None = None
+    fingerprint: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,14 @@ def shape_of(model: LanguageModel) -> Shape:
     """Return what decides a model's default settings."""
     anatomy = model.anatomy
     folder = Path(str(getattr(model.module, "name_or_path", "") or model.name))
-    return Shape(anatomy.family, anatomy.layers, anatomy.d_model, folder if folder.is_dir() else None, anatomy.d_ff)
+    return Shape(
+        anatomy.family,
+        anatomy.layers,
+        anatomy.d_model,
+        folder if folder.is_dir() else None,
+        anatomy.d_ff,
+        model.fingerprint,
+    )
 
 
 def resolve(method: str, recipe: Recipe, overrides: Mapping[str, Any], shape: Shape | None) -> Resolved:
@@ -116,12 +126,24 @@ def resolve(method: str, recipe: Recipe, overrides: Mapping[str, Any], shape: Sh
     provenance = {item.name: "default" for item in fields(recipe.type)}
     for source, layer_values in _layers_of(method, recipe, overrides, shape):
         for name, value in layer_values.items():
-            values[name] = parse(recipe.type, name, value, where=f"{method} ({source[name]})")
-            provenance[name] = source[name]
+            where, origin = f"{method} ({source[name]})", source[name]
+            if asks_for_tracing(value):
+                value, origin = _traced(name, value, shape, origin, where)
+            values[name] = parse(recipe.type, name, value, where=where)
+            provenance[name] = origin
     try:
         return Resolved(recipe.type(**values), provenance)
     except InvalidSettings as error:
         raise InvalidSettings(f"{method}: {error}") from error
+
+
+def _traced(name: str, value: str, shape: Shape | None, origin: str, where: str) -> tuple[Any, str]:
+    """What a trace says of the setting; a path in the model's folder starts there."""
+    if shape is None or shape.fingerprint is None:
+        raise InvalidSettings(f"{where}: {name} = {value!r} needs a model to be known.")
+    inside = shape.directory is not None and origin.startswith("model directory")
+    folder = shape.directory if inside and shape.directory is not None else Path()
+    return traced(name, value, folder=folder, fingerprint=shape.fingerprint(), where=where)
 
 
 def configured(

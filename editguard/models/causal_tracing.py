@@ -107,7 +107,7 @@ def causal_trace(
         on_progress(f"traced {len(traced)} of {len(prepared)} facts")
     texts = tuple(fact.text for fact in unknown)
     seconds = time.perf_counter() - started
-    return CausalTrace(model.name, layers, settings, sigma, window, tuple(traced), texts, seconds)
+    return CausalTrace(model.name, model.fingerprint(), layers, settings, sigma, window, tuple(traced), texts, seconds)
 
 
 def answer_of(fact: EditRequest) -> str:

@@ -116,6 +116,7 @@ class CausalTrace:
 
     Attributes:
         model: its name.
+        fingerprint: of its weights, configuration and tokenizer.
         layers: its number of blocks.
         settings: how it was traced.
         sigma: standard deviation of the noise, in units of the embeddings.
@@ -126,6 +127,7 @@ class CausalTrace:
     """
 
     model: str
+    fingerprint: str
     layers: int
     settings: TraceSettings
     sigma: float
@@ -153,6 +155,7 @@ class CausalTrace:
         """All figures as plain data."""
         return {
             "model": self.model,
+            "fingerprint": self.fingerprint,
             "layers": self.layers,
             "settings": asdict(self.settings),
             "sigma": self.sigma,

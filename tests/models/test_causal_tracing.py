@@ -332,7 +332,7 @@ def made_up(tables: Sequence[Tensor], *, subject: tuple[int, int] = (1, 3), corr
         for table in tables
     )
     settings = TraceSettings(kinds=("mlp",))
-    return CausalTrace("made up", tables[0].shape[1], settings, 1.0, 1, facts, (), 1.0)
+    return CausalTrace("made up", "0" * 16, tables[0].shape[1], settings, 1.0, 1, facts, (), 1.0)
 
 
 def test_effects_are_differences_from_the_corrupted_run_by_role() -> None:

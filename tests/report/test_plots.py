@@ -30,7 +30,7 @@ def made_up(layers: int, tokens: tuple[str, ...] = ("<s>", " Vel", "lo", "ria", 
         )
         for _ in range(4)
     )
-    return CausalTrace("a/model $ of $ mine", layers, TraceSettings(), 1.0, 2, facts, (), 1.0)
+    return CausalTrace("a/model $ of $ mine", "0" * 16, layers, TraceSettings(), 1.0, 2, facts, (), 1.0)
 
 
 def texts(figure: Any) -> list[str]:
