@@ -1,4 +1,4 @@
-"""Which requests contradict each other, and which are superseded by a later one."""
+"""Which requests contradict each other, repeat each other, and are superseded by a later one."""
 
 from collections.abc import Sequence
 
@@ -16,6 +16,15 @@ def refuse_conflicts(requests: Sequence[EditRequest]) -> None:
                 f"two requests of one batch contradict each other: {earlier.statement!r} and "
                 f"{request.statement!r}. Keep one of them, or apply them as a sequence."
             )
+
+
+def first_mentions(requests: Sequence[EditRequest]) -> list[int]:
+    """Return for each request of a batch the position of the first one that asks for the same; mostly its own."""
+    seen: dict[tuple[str, str, str], int] = {}
+    return [
+        seen.setdefault((request.prompt, request.subject, request.target.strip()), position)
+        for position, request in enumerate(requests)
+    ]
 
 
 def superseded(requests: Sequence[EditRequest]) -> frozenset[int]:

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from editguard.edited import AppliedEdit, EditedModel, WeightDelta, stack_kept
-from editguard.edits import EditRequest, refuse_conflicts
+from editguard.edits import EditRequest, first_mentions, refuse_conflicts
 from editguard.errors import InvalidSettings, MethodRefused
+from editguard.methods.already_true import already_true, warn_already_true
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Published, Recipe
 from editguard.models.continuation import Passes, Row, continued
@@ -248,6 +249,9 @@ class FineTuning(ABC):
     def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
         """Return `edited` with the requests trained in on top, as one dense update; none where no step was needed.
 
+        Identical requests count once. What is the model's answer already is trained on beside the others, which might
+        undo it; where all of them are, nothing changes.
+
         Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no such layer, or
             the training broke down; then nothing has changed.
         """
@@ -257,16 +261,32 @@ class FineTuning(ABC):
         started = time.perf_counter()
         model = edited.model
         matrix = _matrix(model, self.settings.layer, self.name)
+        first_mention = first_mentions(requests)
+        unique = [requests[position] for position in sorted(set(first_mention))]
         with stack_kept(model):
             edited.activate()
+            true = dict(zip(unique, already_true(model, unique), strict=True))
             try:
-                deltas, record = fine_tuned(model, matrix, examples(model, requests), self.settings)
+                data = [] if all(true.values()) else examples(model, unique)
+                deltas, record = fine_tuned(model, matrix, data, self.settings)
             except FloatingPointError as failure:
                 raise MethodRefused(
                     f"{self.name} gave up on {_named(requests)}: {failure}. Nothing was changed; use a smaller "
                     "step_size, or load the model in a wider type."
                 ) from failure
-        record |= {"settings": asdict(self.settings), "provenance": self.provenance}
+        warn_already_true(self.name, [request.statement for request in unique if true[request]])
+        record |= {
+            "settings": asdict(self.settings),
+            "provenance": self.provenance,
+            "requests": [
+                {
+                    "request": request.statement,
+                    "duplicate_of": first if first != position else None,
+                    "already_true": true[requests[first]],
+                }
+                for position, (request, first) in enumerate(zip(requests, first_mention, strict=True))
+            ],
+        }
         changes = (WeightDelta(deltas),) if record["updates"] else ()
         return edited.extended(AppliedEdit(self.name, tuple(requests), changes, record, time.perf_counter() - started))
 
@@ -319,7 +339,7 @@ def fine_tuned(
     rows = [[example.row(settings.loss_position) for example in batch] for batch in batches]
     passes = [continued(model, of_batch, settings.layer) for of_batch in rows]
     updates, history = 0, []
-    for _ in range(settings.epochs):
+    for _ in range(settings.epochs if batches else 0):
         losses = []
         for batch, run in zip(batches, passes, strict=True):
             with torch.enable_grad(), trained.in_force():

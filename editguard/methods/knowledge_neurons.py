@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from editguard.edited import AppliedEdit, EditedModel, WeightDelta, stack_kept
+from editguard.edited import AppliedEdit, EditedModel, WeightDelta
 from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused, PromptTooLong
+from editguard.methods.already_true import warn_already_true
 from editguard.methods.context_templates import ROME_LENGTHS, prefix_contexts
 from editguard.methods.keys import SubjectRow, vectors
+from editguard.methods.one_by_one import one_by_one
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Published, Recipe
 from editguard.models.hooks import replaced
@@ -309,12 +311,10 @@ class KnowledgeNeurons:
     def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
         """Return `edited` with one update of some columns per request on top.
 
-        Raises: MethodRefused: no neuron speaks for the present answer, or the embeddings do not fit the stream.
+        Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no neuron speaks for
+            the present answer, or the embeddings do not fit the stream.
         """
-        with stack_kept(edited.model):
-            for request in requests:
-                edited = edited.extended(self._edit(edited, request))
-        return edited
+        return one_by_one(edited, requests, self._edit)
 
     def _edit(self, edited: EditedModel, request: EditRequest) -> AppliedEdit:
         """Compute one request's update on the model as the earlier edits have left it.
@@ -335,10 +335,12 @@ class KnowledgeNeurons:
             "provenance": self.provenance,
             "contexts": len(contexts),
             "present_answer": model.decode(old),
-            "no_change": old == new,
+            "already_true": old == new,
         }
         changes: tuple[WeightDelta, ...] = ()
-        if old != new:
+        if old == new:
+            warn_already_true(self.name, [request.statement])
+        else:
             chosen = self._neurons(model, request, contexts, old)
             deltas, norms = self._deltas(model, chosen.neurons, old, new)
             changes = (WeightDelta(deltas),)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from editguard.edited import AppliedEdit, EditedModel, WeightDelta, stack_kept, switch
 from editguard.edited.key_memory import KeyMemory, earlier_keys
-from editguard.edits import EditRequest, refuse_conflicts
+from editguard.edits import EditRequest, first_mentions, refuse_conflicts
 from editguard.errors import InvalidSettings, MethodRefused
+from editguard.methods.already_true import warn_already_true
 from editguard.methods.context_templates import prefix_contexts
 from editguard.methods.keys import averaged_keys, vectors
 from editguard.methods.value_optimisation import (
@@ -184,8 +185,8 @@ def matrices(model: LanguageModel, method: str, layers: Sequence[int]) -> dict[i
 def edited_by_spreading(edited: EditedModel, requests: Sequence[EditRequest], how: Spreading) -> EditedModel:
     """Return `edited` with the requests on top as one batch; targets and keys are those of the model as edited so far.
 
-    Identical requests count once. An edit whose optimisation breaks down is left out, with a warning and a line in
-    the record.
+    Identical requests count once. An edit that is the model's answer already is held as it is; where all of them are,
+    nothing changes. An edit whose optimisation breaks down is left out, with a warning and a line in the record.
 
     Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: the model lacks a
         layer, or no request is left.
@@ -196,24 +197,28 @@ def edited_by_spreading(edited: EditedModel, requests: Sequence[EditRequest], ho
     started = time.perf_counter()
     model, settings = edited.model, how.settings
     edges = matrices(model, how.method, settings.layers)
-    first_mention = _first_mentions(requests)
+    first_mention = first_mentions(requests)
     unique = sorted(set(first_mention))
     with stack_kept(model):
         edited.activate()
         contexts = prefix_contexts(model, lengths=settings.context_lengths, seed=settings.seed)
         problems = [value_problem(model, requests[position], contexts) for position in unique]
         outcomes = attempt_values(model, problems, settings.value_settings(how.place, how.once_answered))
-        kept = _usable(how.method, outcomes)
-        changes, report = _written(
-            edited, edges, [problems[number] for number in kept], _targets([outcomes[number] for number in kept]), how
-        )
+        usable = _usable(how.method, outcomes)
+        true = [problems[number].statement for number, outcome in usable.items() if outcome.already_true]
+        warn_already_true(how.method, true)
+        changes: tuple[Change, ...] = ()
+        report: dict[str, Any] = {"layers": [], "residual_left": []}
+        if len(true) < len(usable):
+            chosen = [problems[number] for number in usable]
+            changes, report = _written(edited, edges, chosen, _targets(usable.values()), how)
     by_request = dict(zip(unique, outcomes, strict=True))
     record = {
         "settings": asdict(settings),
         "provenance": dict(how.provenance),
         "contexts": len(contexts),
         "target_place": how.place,
-        "edits_in_batch": len(kept),
+        "edits_in_batch": len(usable),
         **report,
         "requests": [
             _described(request, by_request[first], first if first != position else None)
@@ -223,17 +228,8 @@ def edited_by_spreading(edited: EditedModel, requests: Sequence[EditRequest], ho
     return edited.extended(AppliedEdit(how.method, tuple(requests), changes, record, time.perf_counter() - started))
 
 
-def _first_mentions(requests: Sequence[EditRequest]) -> list[int]:
-    """For each request the position of the first one that is the same."""
-    seen: dict[tuple[str, str, str], int] = {}
-    return [
-        seen.setdefault((request.prompt, request.subject, request.target.strip()), position)
-        for position, request in enumerate(requests)
-    ]
-
-
-def _usable(method: str, outcomes: Sequence[Outcome]) -> list[int]:
-    """The numbers of the edits that have a target.
+def _usable(method: str, outcomes: Sequence[Outcome]) -> dict[int, OptimisedValue]:
+    """The edits that have a target, by number.
 
     Raises: MethodRefused: none has.
     """
@@ -249,12 +245,12 @@ def _usable(method: str, outcomes: Sequence[Outcome]) -> list[int]:
             RuntimeWarning,
             stacklevel=4,
         )
-    return [number for number, outcome in enumerate(outcomes) if isinstance(outcome, OptimisedValue)]
+    return {number: outcome for number, outcome in enumerate(outcomes) if isinstance(outcome, OptimisedValue)}
 
 
-def _targets(outcomes: Sequence[Outcome]) -> Tensor:
+def _targets(outcomes: Iterable[OptimisedValue]) -> Tensor:
     """The targets (edits, d_model); where a second place was optimised along, that one's vectors are dropped."""
-    values = [outcome.value for outcome in outcomes if isinstance(outcome, OptimisedValue)]
+    values = [outcome.value for outcome in outcomes]
     return torch.stack([value if value.ndim == 1 else value[-1] for value in values])
 
 

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from editguard.edited import AppliedEdit, EditedModel, WeightDelta, stack_kept
+from editguard.edited import AppliedEdit, EditedModel, WeightDelta
 from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused
+from editguard.methods.already_true import warn_already_true
 from editguard.methods.context_templates import ROME_LENGTHS, prefix_contexts
 from editguard.methods.keys import keys_and_outputs
+from editguard.methods.one_by_one import one_by_one
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Published, Recipe
 from editguard.methods.value_optimisation import ValueSettings, optimise_values, value_problem
@@ -210,12 +212,10 @@ class RankOneInsertion:
             associate: keys (contexts, d_ff) and outputs (contexts, d_model) at the subject, the bare prompt's first,
                 float64 -> what to make the update of.
 
-        Raises: MethodRefused: no such layer, not prepared, or no update was found that would not wreck the model.
+        Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no such layer, not
+            prepared, or no update was found that would not wreck the model.
         """
-        with stack_kept(edited.model):
-            for request in requests:
-                edited = edited.extended(self._edit(edited, request, associate))
-        return edited
+        return one_by_one(edited, requests, lambda model, request: self._edit(model, request, associate))
 
     def _edit(
         self, edited: EditedModel, request: EditRequest, associate: Callable[[Tensor, Tensor], Association]
@@ -228,6 +228,19 @@ class RankOneInsertion:
 
         problem = value_problem(model, request, contexts)
         [optimised] = optimise_values(model, [problem], settings.value_settings())
+        record: dict[str, Any] = {
+            "settings": asdict(settings),
+            "provenance": self.provenance,
+            "contexts": len(contexts),
+            "already_true": optimised.already_true,
+            "loss": optimised.loss,
+            "target_probability": float(torch.tensor(-optimised.nll).exp()),
+            "drift": optimised.drift,
+            "updates": optimised.updates,
+        }
+        if optimised.already_true:
+            warn_already_true(self.method, [request.statement])
+            return AppliedEdit(self.method, (request,), (), record, time.perf_counter() - started)
         keys, outputs = keys_and_outputs(model, matrix, problem.prompts)
         pair = associate(keys.double(), outputs.double())
         left = left_vector(pair.direction, whitening.lower.to(keys.device) if whitening else None)
@@ -236,14 +249,7 @@ class RankOneInsertion:
 
         update = LowRank(right[:, None].to(optimised.value), left[:, None].to(optimised.value))
         weight = matrix.weight().detach()
-        record = {
-            "settings": asdict(settings),
-            "provenance": self.provenance,
-            "contexts": len(contexts),
-            "loss": optimised.loss,
-            "target_probability": float(torch.tensor(-optimised.nll).exp()),
-            "drift": optimised.drift,
-            "updates": optimised.updates,
+        record |= {
             "u_dot_key": float(left @ pair.key),
             "key_ratio": ratio,
             "disabling_risk": ratio < DISABLING_RATIO,

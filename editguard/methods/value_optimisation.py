@@ -108,7 +108,8 @@ class OptimisedValue:
         base: v0, the unedited vector of the bare prompt.
         loss, nll, drift: of the last forward pass, nats; `loss` includes the weighted terms.
         updates: how often delta was moved.
-        already_true: the model's greedy answer to the bare prompt was the target before any step.
+        already_true: the model's greedy answer to the bare prompt was the target before any step, so that none was
+            made.
     """
 
     value: Tensor
@@ -194,6 +195,7 @@ class _Course:
             return FailedValue(statement, f"its loss became {loss} after {self.updates} updates")
         rule = settings.once_answered
         done = loss < settings.stop_below or self.updates == settings.steps - 1
+        done |= self.already_true  # which an edit can be before its first update alone
         if rule is not None:
             self.likelihood_weight = rule.likelihood_weight if misses == 0 else 1.0
             done |= misses == 0 and settings.drift_weight * divergence <= rule.stop_below_drift

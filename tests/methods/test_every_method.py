@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache
 from typing import Any
 
@@ -49,6 +49,9 @@ def cases(*, everywhere: frozenset[str]) -> list[Any]:
 rome_on_all_families = pytest.mark.parametrize(("name", "family"), cases(everywhere=frozenset({"rome"})))
 every_method_and_family = pytest.mark.parametrize(("name", "family"), cases(everywhere=frozenset()))
 every_method = pytest.mark.parametrize("name", list(methods()))
+every_method_but_memories = pytest.mark.parametrize(
+    "name", [info.name for info in methods().values() if info.family != "memory-based"]
+)
 
 
 @cache
@@ -251,10 +254,9 @@ def test_what_a_method_cannot_do_is_one_clear_error_and_no_change(
                 beyond.prepare(model, preparation)
             with pytest.raises(EditguardError):
                 beyond.apply(original, facts)
-        if methods()[name].batches:
-            other = EditRequest(prompt=facts[0].prompt, subject=facts[0].subject, target="Belmora")
-            with pytest.raises(ConflictingEdits):
-                prepared.apply(original, [facts[0], other])
+        other = EditRequest(prompt=facts[0].prompt, subject=facts[0].subject, target="Belmora")
+        with pytest.raises(ConflictingEdits, match=f"{facts[0].statement}.*{other.statement}"):
+            prepared.apply(original, [facts[0], other])
         try:
             create(name, settings, model).apply(original, facts[:1])
         except EditguardError as refusal:
@@ -282,3 +284,42 @@ def test_records_are_plain_data_and_say_where_settings_come_from(
         plain = json.loads(json.dumps(dict(edit.record)))
         assert plain["settings"].keys() == plain["provenance"].keys()
         assert all(plain["provenance"][setting] == "override" for setting in quick_settings(name))
+
+
+@every_method_but_memories
+def test_identical_requests_of_one_batch_count_once(
+    name: str, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    model, method = ready(name, preparation)
+    repeated = (facts[0], facts[1], replace(facts[0], target=f" {facts[0].target}"))
+    once = method.apply(EditedModel.original(model), facts[:2])
+    found = method.apply(EditedModel.original(model), repeated)
+    assert found.requests == repeated
+    assert fingerprint_of(found) == fingerprint_of(once)
+
+
+@every_method_but_memories
+def test_an_edit_that_is_true_already_changes_nothing_and_is_reported(name: str, preparation: Preparation) -> None:
+    model, method = ready(name, preparation)
+    original = EditedModel.original(model)
+    answered = [
+        request
+        for ending in zoo.SENTENCES
+        for [(token, _)] in [model.next_tokens([f"Velloria {ending}"], k=1)[0]]
+        if token.strip()
+        for request in [EditRequest(prompt=f"{{}} {ending}", subject="Velloria", target=token.strip())]
+        if model.score([(request.text, request.target)])[0].exact
+    ][:2]
+    assert len(answered) == 2
+    with nothing_left_behind(model), pytest.warns(RuntimeWarning, match="answers so already") as said:
+        edited = method.apply(original, answered)
+    for request in answered:
+        assert any(
+            f"{name.removesuffix('-rect').removesuffix('-prune')} changes nothing" in str(each.message)
+            and request.statement in str(each.message)
+            for each in said
+        )
+    assert edited.requests == tuple(answered)
+    assert fingerprint_of(edited) == fingerprint_of(original)
+    marks = [line["already_true"] for edit in edited.edits for line in edit.record.get("requests", [edit.record])]
+    assert marks == [True, True]
