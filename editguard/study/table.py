@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from shutil import get_terminal_size
+from textwrap import fill
 from typing import Any, Final
 
-from tabulate import tabulate
+from tabulate import MIN_PADDING, tabulate
 
 from editguard.measurements.fluency import CONTINUATION_TOKENS
 from editguard.study.folder import StudyFolder
@@ -28,6 +30,11 @@ COLUMNS: Final[Mapping[str, str]] = {
 }
 """Numbers of a row that have a column, where any row has them; the summary has all."""
 _GIGA: Final = 2**30
+_ENDLESS: Final = 10_000
+_HEADER: Final = 12
+"""Characters of a line of a column's title on a screen, as many as an interval has."""
+_GAP: Final = 2
+"""Characters between two columns."""
 ONE_BY_ONE: Final = " *"
 FOOTNOTES: Final = (
     "Mean with 95 % interval (over edits) and number of cases, by real decoding; portability only where the unedited "
@@ -39,9 +46,15 @@ FOOTNOTES: Final = (
 )
 
 
-def terminal(folder: StudyFolder, rows: Sequence[Row]) -> str:
-    """The table for a screen: mean, interval and number of cases below each other."""
-    return _document(folder, rows, "simple", "\n", heading="\n{}\n")
+def terminal(folder: StudyFolder, rows: Sequence[Row], width: int | None = None) -> str:
+    """The table for a screen: mean, interval and number of cases below each other, columns that do not fit below those
+    that do.
+
+    width: in characters; the terminal's own by default, and as much as wanted where there is none.
+    """
+    return _document(
+        folder, rows, "simple", "\n", heading="\n{}\n", width=width or get_terminal_size((_ENDLESS, 24)).columns
+    )
 
 
 def markdown(folder: StudyFolder, rows: Sequence[Row]) -> str:
@@ -50,7 +63,9 @@ def markdown(folder: StudyFolder, rows: Sequence[Row]) -> str:
     return title + _document(folder, rows, "github", "<br>", heading="\n## {}\n") + "\n"
 
 
-def _document(folder: StudyFolder, rows: Sequence[Row], style: str, line_break: str, *, heading: str) -> str:
+def _document(
+    folder: StudyFolder, rows: Sequence[Row], style: str, line_break: str, *, heading: str, width: int | None = None
+) -> str:
     blocks = []
     columns = [name for name in COLUMNS if any(name in row.numbers for row in rows)]
     for title, group in groupby(rows, key=lambda row: _title(row.cell)):
@@ -59,14 +74,49 @@ def _document(folder: StudyFolder, rows: Sequence[Row], style: str, line_break: 
             [_method(row), _edits(row), *(_number(row.numbers.get(name), line_break) for name in columns), _failed(row)]
             for row in group
         ]
-        blocks += [heading.format(title), tabulate(lines, headers=headers, tablefmt=style, disable_numparse=True)]
+        blocks += [heading.format(title), *_tables(lines, headers, style, 2, width)]
     blocks += ["", *(line for note in FOOTNOTES for line in (note, ""))]
     costs = [_cost(cost) for cost in costs_of(folder)]
     if costs:
         headers = ["edits", "method", "s per edit", "first s", "preparing s", "asking s", "host GiB", "device GiB"]
-        blocks += [heading.format("Costs"), tabulate(costs, headers=headers, tablefmt=style, disable_numparse=True)]
+        blocks += [heading.format("Costs"), *_tables(costs, headers, style, 2, width)]
     blocks += [f"\n{line}" for line in _failures(rows)]
     return "\n".join(blocks)
+
+
+def _tables(
+    lines: Sequence[Sequence[str]], headers: Sequence[str], style: str, fixed: int, width: int | None
+) -> Iterator[str]:
+    """One table, or several that fit `width`, each with the first `fixed` columns; headers are then broken into words.
+
+    A column by itself may be wider than the screen, and gets a table of its own.
+    """
+    if width is not None:
+        headers = [fill(header, _HEADER, break_long_words=False) for header in headers]
+    spans = [
+        max(_width(header) + MIN_PADDING, *(_width(line[at]) for line in lines)) + _GAP
+        for at, header in enumerate(headers)
+    ]
+    rest = range(fixed, len(headers))
+    groups: list[list[int]] = [[]]
+    for at in rest:
+        taken = sum(spans[:fixed]) + sum(spans[column] for column in groups[-1])
+        if width is not None and groups[-1] and taken + spans[at] - _GAP > width:
+            groups.append([])
+        groups[-1].append(at)
+    for number, group in enumerate(groups):
+        chosen = [*range(fixed), *group]
+        table = tabulate(
+            [[line[at] for at in chosen] for line in lines],
+            headers=[headers[at] for at in chosen],
+            tablefmt=style,
+            disable_numparse=True,
+        )
+        yield table if number == 0 else f"\n{table}"
+
+
+def _width(cell: str) -> int:
+    return max(map(len, cell.split("\n")))
 
 
 def _title(cell: Cell) -> str:

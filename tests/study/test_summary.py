@@ -133,3 +133,16 @@ def test_two_runs_have_the_same_summary_to_the_byte_and_tables_are_made_again_fr
     summary = json.loads(written[0])
     assert {row["method"] for row in summary["rows"]} == {"unedited", "scripted"}
     assert json.loads((tmp_path / "one" / "costs.json").read_text())["rows"]
+
+
+@pytest.mark.parametrize("width", [60, 90, 120, 200])
+def test_on_a_screen_columns_that_do_not_fit_stand_below_with_the_methods_again(folder, width):
+    kinds = {"locality": ("neighbourhood", "distracting_neighbourhood", "other_relation"), "portability": ("one_hop",)}
+    values = [value("a", 1.0, name, kind) for name, found in kinds.items() for kind in found] + [value("a", 1.0)]
+    folder.add(Cell("rome", "single", 1), "a", values, end())
+    text = table.terminal(folder, summarised(folder), width)
+    narrow = text.partition("Mean with")[0]
+    assert max(map(len, narrow.splitlines())) <= width
+    assert narrow.count("n=1") == 5
+    assert narrow.count("rome") == narrow.count("method")
+    assert (narrow.count("method") > 1) == (width < 100)
