@@ -26,12 +26,11 @@ from editguard.methods.residual_spreading import (
     refuse_bad_shrinkage,
 )
 from editguard.methods.settings import Published, Recipe
-from editguard.methods.spreading_method import SpreadingMethod
+from editguard.methods.spreading_method import WhitenedSpreading
 from editguard.methods.whitening import Whitening
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
-    from editguard.models.second_moment import SecondMoment
 
 NEARLY_DEPENDENT: Final = 1e-8
 """The part of a key's whitened square length that the other keys leave unexplained, below which it counts as one of
@@ -108,17 +107,13 @@ def exact_gain(keys: Tensor, whitening: Whitening) -> tuple[Tensor, int]:
     return whitened * scale @ inverse * scale, int(usable.sum())
 
 
-class Emmet(SpreadingMethod[Whitening]):
+class Emmet(WhitenedSpreading):
     """All requests in one computation; one low-rank update of each layer's down projection."""
 
     name = "emmet"
     settings_type = EmmetSettings
     recipe = Recipe(EmmetSettings, PUBLISHED, derived)
     settings: EmmetSettings
-
-    def derived(self, moment: SecondMoment) -> Whitening:
-        """Factorise C'."""
-        return Whitening.of(moment, self.settings.shrinkage)
 
     def course(self, model: LanguageModel, statistics: Mapping[int, Whitening]) -> Spreading:
         """Exact insertion of the targets, or MEMIT's ridge where `emmet_lambda` is positive."""

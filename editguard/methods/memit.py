@@ -24,12 +24,11 @@ from editguard.methods.residual_spreading import (
     refuse_bad_shrinkage,
 )
 from editguard.methods.settings import Published, Recipe
-from editguard.methods.spreading_method import SpreadingMethod
+from editguard.methods.spreading_method import WhitenedSpreading
 from editguard.methods.whitening import Whitening
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
-    from editguard.models.second_moment import SecondMoment
 
 WeightUnit = Literal["absolute", "d_ff"]
 """What a weight of the second moment counts: itself, or multiples of the width of the keys."""
@@ -131,17 +130,13 @@ def ridge(
     return gain
 
 
-class Memit(SpreadingMethod[Whitening]):
+class Memit(WhitenedSpreading):
     """All requests in one computation; one low-rank update of each layer's down projection."""
 
     name = "memit"
     settings_type = MemitSettings
     recipe = Recipe(MemitSettings, PUBLISHED, derived)
     settings: MemitSettings
-
-    def derived(self, moment: SecondMoment) -> Whitening:
-        """Factorise C'."""
-        return Whitening.of(moment, self.settings.shrinkage)
 
     def course(self, model: LanguageModel, statistics: Mapping[int, Whitening]) -> Spreading:
         """Ridge regression onto the targets at the block's output, in equal shares."""

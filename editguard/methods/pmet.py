@@ -20,13 +20,12 @@ from editguard.methods.residual_spreading import (
     square_root_share,
 )
 from editguard.methods.settings import Published, Recipe
-from editguard.methods.spreading_method import SpreadingMethod
+from editguard.methods.spreading_method import WhitenedSpreading
 from editguard.methods.value_optimisation import OnceAnswered
 from editguard.methods.whitening import Whitening
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
-    from editguard.models.second_moment import SecondMoment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,17 +91,13 @@ PUBLISHED = (
 )
 
 
-class Pmet(SpreadingMethod[Whitening]):
+class Pmet(WhitenedSpreading):
     """All requests in one computation; one low-rank update of each layer's down projection, none of attention."""
 
     name = "pmet"
     settings_type = PmetSettings
     recipe = Recipe(PmetSettings, PUBLISHED, derived)
     settings: PmetSettings
-
-    def derived(self, moment: SecondMoment) -> Whitening:
-        """Factorise C'."""
-        return Whitening.of(moment, self.settings.shrinkage)
 
     def course(self, model: LanguageModel, statistics: Mapping[int, Whitening]) -> Spreading:
         """Ridge regression onto the MLP's part of the targets, in shares that go by square roots."""

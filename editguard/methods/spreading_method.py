@@ -12,7 +12,7 @@ from editguard.methods.context_templates import prefix_contexts
 from editguard.methods.protocol import Preparation
 from editguard.methods.residual_spreading import Spreading, edited_by_spreading, matrices
 from editguard.methods.settings import Recipe
-from editguard.methods.whitening import LayerStatistics
+from editguard.methods.whitening import LayerStatistics, Whitening
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
@@ -69,3 +69,14 @@ class SpreadingMethod(ABC, Generic[_Derived]):
         matrices(edited.model, self.name, self.settings.layers)
         course = self.course(edited.model, self.statistics.of(edited.model))
         return edited_by_spreading(edited, requests, course)
+
+
+class WhitenedSpreading(SpreadingMethod[Whitening]):
+    """The frame of those that solve with C^-1: the moment is shrunk as the settings say, and factorised once."""
+
+    def derived(self, moment: SecondMoment) -> Whitening:
+        """Factorise C' = (1 - a) C + a tr(C)/d_ff I.
+
+        Raises: MethodRefused: it is singular, and the shrinkage too small to mend that.
+        """
+        return Whitening.of(moment, self.settings.shrinkage)
