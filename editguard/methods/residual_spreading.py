@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from editguard.models.anatomy import Matrix
     from editguard.models.language_model import Change, LanguageModel
 
+NOTHING_ASKED: Final = 1e-6
+"""The part of the largest residual below which one is rounding: that edit is held as it is."""
+
 SPREAD_LENGTHS: Final = ((10, 5),)
 """(length in tokens, number) of the prefix contexts: one for each of the five first words."""
 
@@ -299,11 +302,12 @@ def _written(
         in_force.append(WeightDelta({matrix.name: update}))
         switch(model, in_force)
         residual = missing()
-    left = residual.norm(dim=0) / at_first
+    asked = at_first > NOTHING_ASKED * at_first.max()
+    left = [float(part) if some else None for part, some in zip(residual.norm(dim=0) / at_first, asked, strict=True)]
     changes: tuple[Change, ...] = (WeightDelta(deltas),)
     if how.remembers_keys:
         changes = (*changes, KeyMemory(remembered))
-    return changes, {"layers": reports, "residual_left": torch.nan_to_num(left).tolist()}
+    return changes, {"layers": reports, "residual_left": left}
 
 
 def frobenius(left: Tensor, right: Tensor) -> float:

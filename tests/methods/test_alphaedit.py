@@ -17,8 +17,12 @@ from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused
 from editguard.methods import Preparation, create
 from editguard.methods.alphaedit import AlphaEdit, AlphaEditSettings, NullSpace, confined_gain
+from editguard.methods.context_templates import prefix_contexts
+from editguard.methods.keys import averaged_keys
+from editguard.methods.residual_spreading import block_or_mlp
+from editguard.methods.value_optimisation import optimise_values, value_problem
 from editguard.models import LanguageModel
-from editguard.models.second_moment import SecondMoment
+from editguard.models.second_moment import SecondMoment, second_moments
 
 close = torch.testing.assert_close
 
@@ -184,6 +188,30 @@ def test_the_remembered_keys_are_those_that_the_update_was_solved_with(
         assert seen[number][1].shape == (zoo.D_FF, 0)
 
 
+@pytest.mark.parametrize("unit", ["absolute", "relative"])
+@pytest.mark.parametrize("family", ["gpt2", "gemma3_text"])
+def test_the_first_layers_update_is_the_closed_form_at_its_share_of_the_residual_in_either_unit(
+    family: str, unit: str, texts: tuple[str, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny(family, dtype=torch.float64)
+    matrix = model.anatomy.down_projection(1)
+    [moment] = second_moments(model, [1], texts, tokens=10 * model.anatomy.d_ff).values()
+    one = moment.scale if unit == "absolute" else 1.0
+    method = prepared(model, texts, nullspace_threshold=0.3 * one, regulariser=1e-2 * one, unit=unit)
+    contexts = prefix_contexts(model, lengths=SHORT["context_lengths"])
+    problems = [value_problem(model, fact, contexts) for fact in facts]
+    place = block_or_mlp(model)
+    assert (place == "mlp") == (family == "gemma3_text")
+    found = optimise_values(model, problems, method.settings.value_settings(place))
+    keys = averaged_keys(model, matrix, [problem.prompts for problem in problems]).T
+    space = NullSpace.of(moment, 0.3 * moment.scale)
+    assert 0 < space.rank < moment.d_ff
+    gain = confined_gain(keys, space, 1e-2 * moment.scale, keys[:, :0])
+    wanted = torch.stack([each.delta for each in found]).T / len(SHORT["layers"]) @ gain.T
+    edited = method.apply(EditedModel.original(model), facts)
+    close(update(edited, 1), wanted, rtol=1e-5, atol=1e-7 * float(wanted.abs().max()))
+
+
 def test_the_update_keeps_to_the_free_directions_and_says_how_much_of_the_keys_these_hold(
     texts: tuple[str, ...], facts: tuple[EditRequest, ...]
 ) -> None:
@@ -215,8 +243,6 @@ def test_a_model_without_free_directions_is_refused_or_warned_about(
 
 
 def _matrices(model: LanguageModel, texts: tuple[str, ...]) -> list[SecondMoment]:
-    from editguard.models.second_moment import second_moments
-
     return list(second_moments(model, (1, 2), texts, tokens=10 * model.anatomy.d_ff).values())
 
 

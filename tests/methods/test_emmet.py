@@ -15,13 +15,14 @@ from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings
 from editguard.methods import Preparation, create
 from editguard.methods.emmet import Emmet, EmmetSettings, exact_gain
-from editguard.methods.keys import subject_row, vectors
+from editguard.methods.keys import averaged_keys, subject_row, vectors
 from editguard.methods.memit import Memit, MemitSettings, ridge_gain
 from editguard.methods.rome import left_vector, right_vector
 from editguard.methods.value_optimisation import optimise_values, value_problem
 from editguard.methods.whitening import Whitening
 from editguard.models import LanguageModel
-from editguard.models.second_moment import SecondMoment
+from editguard.models.second_moment import SecondMoment, second_moments
+from editguard.models.weights import LowRank
 
 close = torch.testing.assert_close
 Problem = tuple[Tensor, Tensor, SecondMoment]
@@ -138,6 +139,25 @@ def test_the_module_puts_out_every_target_of_a_batch(
     assert record["layers"][0]["fit_residual"] < 1e-8
     assert record["layers"][0]["independent_keys"] == len(facts)
     assert max(record["residual_left"]) < 1e-5
+
+
+def test_of_several_layers_each_is_written_with_its_own_second_moment(
+    texts: tuple[str, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny("gpt2", dtype=torch.float64)
+    layers = (1, 2)
+    method = prepared(model, texts, layers=layers)
+    deltas = method.apply(EditedModel.original(model), facts).edits[0].changes[0].deltas
+    moments = second_moments(model, layers, texts, tokens=10 * model.anatomy.d_ff)
+    below: dict[str, LowRank] = {}
+    for layer in layers:
+        matrix = model.anatomy.down_projection(layer)
+        model.weights.push(below)
+        keys = averaged_keys(model, matrix, [[subject_row(model, fact)] for fact in facts]).T
+        model.weights.pop()
+        wanted, _ = exact_gain(keys, Whitening.of(moments[layer], SHORT["shrinkage"]))
+        close(deltas[matrix.name].right, wanted, rtol=1e-6, atol=1e-8)
+        below[matrix.name] = deltas[matrix.name]
 
 
 def test_as_released_it_is_memit_with_the_product_of_its_two_weights(

@@ -125,6 +125,34 @@ def test_no_weight_ever_leaves_the_ball(epochs: int, radius: float, facts: tuple
         assert bool(((now - old).abs() <= radius + rounding).all())
 
 
+def test_no_entry_of_a_trained_bias_ever_leaves_the_ball(facts: tuple[EditRequest, ...]) -> None:
+    model, radius = zoo.tiny("gpt2"), 5e-5
+    for epochs in (1, 3):
+        found = change(tuned(model, facts, epochs=epochs, norm_constraint=radius, trains_bias=True), "bias")
+        assert radius / 2 < found.abs().max() <= torch.tensor(radius)
+
+
+@pytest.mark.parametrize("position", ["prompt-last", "target-new"])
+def test_every_step_is_adams_from_that_steps_gradient_alone_and_nothing_pulls_the_weights_back(
+    position: str, facts: tuple[EditRequest, ...]
+) -> None:
+    model, twin = (zoo.tiny("gpt2", dtype=torch.float64) for _ in range(2))
+    edited = tuned(model, facts, **{**FREE, "epochs": 5, "stop_below": 0.0, "loss_position": position})
+    weight = twin.anatomy.down_projection(LAYER).parameter
+    before = weight.detach().clone()
+    data = examples(twin, facts)
+    run = FullForward(twin, [example.row(position) for example in data])
+    loss = prompt_last_loss if position == "prompt-last" else target_new_loss
+    first, second = torch.zeros_like(weight), torch.zeros_like(weight)
+    for step in range(1, 6):
+        weight.requires_grad_(True)
+        [gradient] = torch.autograd.grad(loss(run.logits(), [example.target for example in data]), [weight])
+        weight.requires_grad_(False)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        weight -= FREE["step_size"] * (first / (1 - 0.9**step)) / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+    torch.testing.assert_close(change(edited), (weight - before).T, rtol=1e-5, atol=1e-9)
+
+
 def test_with_a_ball_of_radius_zero_nothing_changes(facts: tuple[EditRequest, ...]) -> None:
     model = zoo.tiny("gpt2")
     before = model.weights.digest()

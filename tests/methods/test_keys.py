@@ -117,3 +117,18 @@ def test_short_memory_halves_the_batch_and_changes_nothing(
         found = keys_and_outputs(model, matrix, rows)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_keys_of_half_precision_are_widened_before_they_are_averaged(
+    dtype: torch.dtype, facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny("llama", dtype=dtype)
+    matrix = model.anatomy.down_projection(1)
+    rows = [subject_row(model, facts[0], context) for context in ("", "Because it is. ", "Red. ", "The blue. ")]
+    keys, outputs = keys_and_outputs(model, matrix, rows)
+    assert keys.dtype == outputs.dtype == torch.float32
+    assert torch.equal(keys, keys.to(dtype).float())
+    [found] = averaged_keys(model, matrix, [rows])
+    wanted = keys[0].double() / 2 + keys[1:].double().mean(0) / 2
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=1e-6)

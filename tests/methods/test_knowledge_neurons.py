@@ -13,6 +13,7 @@ from editguard.edited import EditedModel
 from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused, PromptTooLong
 from editguard.methods import Preparation, create
+from editguard.methods.context_templates import prefix_contexts
 from editguard.methods.knowledge_neurons import (
     PUBLISHED,
     KnowledgeNeurons,
@@ -262,6 +263,22 @@ def test_the_adjusted_share_leaves_a_neuron_where_there_is_one_and_moves_six_ste
     assert 0.4 - 1e-9 <= share <= 1.0 or share == commonest
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=14))
+def test_the_share_goes_up_where_too_many_neurons_are_left_down_where_too_few_and_halts_at_the_first_that_fits(
+    counts: list[int],
+) -> None:
+    found = (torch.arange(20)[:, None] < torch.tensor(counts))[:, None, :]  # a neuron in so many of twenty prompts
+    share, step = adjusted_share(found, 0.7), 0.05 if int(refined_neurons(found, 0.7).sum()) > 5 else -0.05
+    way = [min(0.7 + step * number, 1.0) for number in range(6)]
+    left = [int(refined_neurons(found, each).sum()) for each in way]
+    beyond = next((number for number, each in enumerate(left) if (each <= 5 if step > 0 else each >= 2)), None)
+    if beyond is not None and 2 <= left[beyond] <= 5:
+        assert share == pytest.approx(way[beyond])
+    if not 2 <= left[0] <= 5 and any(counts):
+        assert (share >= 0.7 - 1e-9) if step > 0 else (share <= 0.7 + 1e-9)
+
+
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 1000), st.booleans(), st.floats(0, 3), st.floats(0, 9))
 def test_every_column_moves_as_the_paper_says(seed: int, rescales: bool, less: float, more: float) -> None:
@@ -413,6 +430,43 @@ def test_refining_counts_every_prefix_context() -> None:
     assert alone["contexts"] == 1
     pairs = {(layer, neuron) for layer, found in union["neurons"].items() for neuron in found}
     assert {(layer, neuron) for layer, found in alone["neurons"].items() for neuron in found} < pairs
+
+
+def test_the_neurons_are_those_that_the_share_of_prompts_has_in_common_which_gives_way_only_where_asked() -> None:
+    model = zoo.tiny("gpt2", dtype=torch.float64)
+    found = []
+    for context in prefix_contexts(model, lengths=((4, 3),)):
+        prompt, previous = model.encode_answer(context + FACT.text, FACT.previous or "")
+        found.append(coarse_neurons(attributions(model, predictions(prompt, previous), steps=4).mean(0), 0.2))
+    masks = torch.stack(found)
+    shares = {True: adjusted_share(masks, 0.25), False: 0.25}
+    assert shares[True] != shares[False]
+    for adjusts, share in shares.items():
+        made = method(model, refines=True, context_lengths=((4, 3),), adjusts_share=adjusts, share=0.25)
+        record = made.apply(EditedModel.original(model), [FACT]).edits[0].record
+        mask = refined_neurons(masks, share)
+        assert record["share"] == share
+        assert record["neurons"] == {
+            str(layer): mask[layer].nonzero()[:, 0].tolist() for layer in range(zoo.LAYERS) if mask[layer].any()
+        }
+
+
+def test_each_edit_is_found_on_the_model_that_the_ones_before_have_left_whatever_is_in_force() -> None:
+    model = zoo.tiny("gpt2")
+    other = EditRequest(prompt="{} was born in", subject="Aldo Holt", target="Belmora")
+    made, original = method(model), EditedModel.original(model)
+
+    def last(edited: EditedModel) -> dict[str, Tensor]:
+        return {name: delta.dense() for name, delta in edited.edits[-1].changes[0].deltas.items()}
+
+    first, alone = made.apply(original, [FACT]), made.apply(original, [other])
+    together, chained = made.apply(original, [FACT, other]), made.apply(first, [other])
+    with first:
+        again = made.apply(original, [other])
+    for one, same in ((together, chained), (again, alone)):
+        assert last(one).keys() == last(same).keys()
+        assert all(torch.equal(delta, last(same)[name]) for name, delta in last(one).items())
+    assert together.edits[-1].record["highest_score"] != alone.edits[-1].record["highest_score"]
 
 
 def test_an_edit_without_neurons_is_refused_and_leaves_the_model_alone(monkeypatch: pytest.MonkeyPatch) -> None:

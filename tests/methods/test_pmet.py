@@ -76,3 +76,19 @@ def test_settings_derive_and_impossible_ones_are_refused() -> None:
     for bad in ({"answered_drift": -1.0}, {"answered_likelihood_weight": -1.0}, {"second_moment_weight": 0.0}):
         with pytest.raises(InvalidSettings):
             PmetSettings(**bad)
+
+
+def test_the_further_rule_has_the_numbers_of_the_settings() -> None:
+    method = Pmet(PmetSettings(answered_likelihood_weight=0.3, answered_drift=0.02))
+    rule = method.course(zoo.tiny("gpt2"), {}).once_answered
+    assert rule == OnceAnswered(likelihood_weight=0.3, stop_below_drift=0.02)
+
+
+@pytest.mark.parametrize(("unit", "times"), [("absolute", 1), ("d_ff", zoo.D_FF)])
+def test_the_weight_of_the_second_moment_counts_in_its_unit(
+    unit: str, times: int, texts: tuple[str, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny("gpt2")
+    method = prepared(model, texts, second_moment_weight=0.25, weight_unit=unit, steps=2)
+    record = method.apply(EditedModel.original(model), facts[:1]).edits[0].record
+    assert [layer["second_moment_weight"] for layer in record["layers"]] == [0.25 * times] * len(LAYERS)

@@ -1,6 +1,7 @@
 """What must hold for ROME: for any key, value and second moment, and through the models' own modules."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -258,6 +259,29 @@ def test_another_seed_of_the_contexts_gives_another_update(
     model = zoo.tiny("gpt2")
     one, other = (prepared(model, texts, seed=seed).apply(EditedModel.original(model), facts[:1]) for seed in (0, 1))
     assert not torch.equal(factors(one).right, factors(other).right)
+
+
+def test_the_optimisation_of_the_value_gets_every_setting_that_is_its_own() -> None:
+    given = RomeSettings(
+        layer=3, steps=7, step_size=0.11, drift_weight=0.12, weight_decay=0.13, clamp_factor=0.14, stop_below=0.15
+    )
+    found = given.value_settings()
+    assert found.place == "mlp"
+    shared = {field.name for field in fields(found)} & {field.name for field in fields(given)}
+    assert shared == {field.name for field in fields(found)} - {"place", "once_answered"}
+    for name in shared:
+        assert getattr(found, name) == getattr(given, name)
+
+
+def test_the_new_output_stays_in_the_ball_around_the_old_one(
+    texts: tuple[str, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny("llama", dtype=torch.float64)
+    matrix, rows = model.anatomy.down_projection(LAYER), [subject_row(model, facts[0])]
+    [before] = keys_and_outputs(model, matrix, rows)[1]
+    with prepared(model, texts, clamp_factor=0.05).apply(EditedModel.original(model), facts[:1]):
+        [after] = keys_and_outputs(model, matrix, rows)[1]
+    assert float((after - before).norm() / before.norm()) == pytest.approx(0.05, rel=1e-4)
 
 
 def test_the_record_says_what_happened(texts: tuple[str, ...], facts: tuple[EditRequest, ...]) -> None:

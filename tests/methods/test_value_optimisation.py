@@ -156,6 +156,25 @@ def test_the_vector_stays_in_the_ball_around_the_base(factor: float, facts: tupl
                 assert torch.equal(one.value, one.base)
 
 
+def test_an_edit_is_done_at_the_first_step_whose_whole_loss_is_below_the_bound(
+    facts: tuple[EditRequest, ...],
+) -> None:
+    model = double()
+    given = problems(model, facts[:1])
+    settings = replace(SETTINGS, drift_weight=0.5, weight_decay=0.0, stop_below=0.0)
+    course = [optimise_values(model, given, replace(settings, steps=steps))[0] for steps in range(1, 9)]
+    reached = []
+    for middle in course[1:-1]:
+        bound = middle.loss - 0.1 * (middle.loss - middle.nll)
+        first = {
+            what: next((one.updates for one in course if getattr(one, what) < bound), 7) for what in ("loss", "nll")
+        }
+        [found] = optimise_values(model, given, replace(settings, steps=8, stop_below=bound))
+        assert found.updates == first["loss"]
+        reached.append(first["loss"] - first["nll"])
+    assert max(reached) > 0
+
+
 def test_the_penalty_is_the_length_over_the_squared_length_of_the_base() -> None:
     # ||(3, 4)|| = 5, ||(1, 2)||^2 = 5; ||(0, 2)|| = 2, ||(0, 4)||^2 = 16
     deltas, base = torch.tensor([[3.0, 4.0], [0.0, 2.0]]), torch.tensor([[1.0, 2.0], [0.0, 4.0]])
@@ -487,3 +506,78 @@ def test_an_answered_edit_is_done_once_its_drift_is_small(facts: tuple[EditReque
         assert one.updates == other.updates == third.updates == 19
         torch.testing.assert_close(one.value, other.value)
         assert third.drift < one.drift
+
+
+def within_reach(
+    model: LanguageModel, facts: tuple[EditRequest, ...], contexts: Sequence[str] = CONTEXTS[:1]
+) -> list[ValueProblem]:
+    """Edits that end with the subject and ask for the token that is second likeliest there."""
+    given = []
+    for fact in facts:
+        problem = value_problem(model, replace(fact, prompt="The mayor of {}"), contexts)
+        ids = torch.tensor([problem.prompts[0].ids])
+        second = model.logits(ids, torch.ones_like(ids))[0, -1].topk(2).indices[1]
+        given.append(replace(problem, target=(int(second),)))
+    return given
+
+
+ANSWERING = replace(SETTINGS, layer=3, steps=20, step_size=0.5, clamp_factor=1e9, weight_decay=0.0, stop_below=0.0)
+
+
+def test_an_edit_is_answered_only_where_every_context_gives_the_target(facts: tuple[EditRequest, ...]) -> None:
+    model = double("llama")
+    plain = replace(ANSWERING, drift_weight=0.1)
+    eager = replace(plain, once_answered=OnceAnswered(likelihood_weight=1.0, stop_below_drift=1e9))
+    told_apart = False
+    for problem in within_reach(model, facts, CONTEXTS):
+        target, _ = objective(model, [problem], 3, "mlp")
+        course = [optimise_values(model, [problem], replace(plain, steps=steps))[0] for steps in range(1, 21)]
+        seen = [target.evaluate(one.delta[None]) for one in course]
+        first = next(number for number, each in enumerate(seen) if each.misses == 0)
+        assert optimise_values(model, [problem], eager)[0].updates == first
+        told_apart |= any(each.bare_misses == 0 for each in seen[:first])
+    assert told_apart
+
+
+def test_an_answered_edit_is_done_when_its_drift_times_its_weight_is_small_enough(
+    facts: tuple[EditRequest, ...],
+) -> None:
+    model = double("llama")
+    plain = replace(ANSWERING, drift_weight=0.1)
+    for problem in within_reach(model, facts[:1]):
+        target, _ = objective(model, [problem], 3, "mlp")
+        course = [optimise_values(model, [problem], replace(plain, steps=steps))[0] for steps in range(1, 21)]
+        answered = [one for one in course if target.evaluate(one.delta[None]).misses == 0]
+        assert answered
+        for drift_there in {answered[0].drift, answered[-1].drift}:
+            bound = drift_there * 0.1**0.5  # between the weighted drift and the drift itself
+            rule = OnceAnswered(likelihood_weight=1.0, stop_below_drift=bound)
+            [found] = optimise_values(model, [problem], replace(plain, once_answered=rule))
+            assert found.updates == next(one.updates for one in answered if 0.1 * one.drift <= bound)
+
+
+def test_the_likelihood_weighs_less_after_every_answered_step_and_no_longer_than_that(
+    facts: tuple[EditRequest, ...],
+) -> None:
+    model = double("llama")
+    rule = OnceAnswered(likelihood_weight=0.0, stop_below_drift=-1.0)
+    settings = replace(ANSWERING, drift_weight=10.0, once_answered=rule)
+    turns = set()
+    for problem in within_reach(model, facts):
+        target, rows = objective(model, [problem], 3, "mlp", FullForward)
+        _, before = target.base(rows)
+        delta, first, second = (torch.zeros(1, zoo.D_MODEL, dtype=torch.float64) for _ in range(3))
+        weight, answered = 1.0, False
+        for step in range(1, settings.steps):
+            here = delta.clone().requires_grad_()
+            seen = target.evaluate(here)
+            loss = weight * seen.nll + settings.drift_weight * drift(seen.subject, before)
+            [gradient] = torch.autograd.grad(loss.sum(), [here])
+            first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+            size = settings.step_size * (first / (1 - 0.9**step))
+            delta = delta - size / ((second / (1 - 0.999**step)).sqrt() + 1e-8)
+            turns.add((answered, answered := bool(seen.misses == 0)))
+            weight = rule.likelihood_weight if answered else 1.0
+        [found] = optimise_values(model, [problem], settings)
+        torch.testing.assert_close(found.delta, delta[0], rtol=1e-6, atol=1e-8)
+    assert turns >= {(False, True), (True, False)}

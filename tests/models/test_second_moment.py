@@ -137,6 +137,14 @@ def test_the_sum_is_taken_in_blocks_without_losing_precision():
     torch.testing.assert_close(sum_of_outer_products(rows), exact, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("width", [1, 2, 7, 8, 9, 17, 41, 64])
+def test_the_sum_is_whole_and_symmetric_at_widths_that_the_panels_do_not_divide(width):
+    rows = torch.randn(50, width, generator=torch.Generator().manual_seed(width))
+    found = sum_of_outer_products(rows)
+    torch.testing.assert_close(found, rows.double().T @ rows.double(), rtol=1e-5, atol=1e-5)
+    assert torch.equal(found, found.T)
+
+
 # ---- regularising and factorising
 
 
