@@ -110,4 +110,4 @@ def test_a_study_of_the_pocket_model(tmp_path, capsys):
     assert rome["sequence", 12]["reliability"]["cases"] == 12
     assert before["sequence", 12]["locality"]["mean"] == 1.0
     assert "portability/reversed_relation" in rome["sequence", 12]
-    assert "reversed relation" in capsys.readouterr().out
+    assert "neighbourhood" in capsys.readouterr().out
