@@ -283,7 +283,9 @@ def test_every_cell_of_a_trace_is_its_restored_run_averaged_over_the_draws(famil
 
 def test_facts_that_the_model_does_not_know_are_left_out_and_counted() -> None:
     model, known = knowing("gpt2", 2)
-    trace = causal_trace(model, [FACTS[0], *known, FACTS[1]], TraceSettings(draws=1, kinds=("block",)))
+    settings = TraceSettings(draws=1, kinds=("block",))
+    trace = causal_trace(model, [FACTS[0], *known, FACTS[1]], settings)
+    assert trace.sigma == causal_trace(model, known, settings).sigma  # their subjects do not count either
     assert [fact.text for fact in trace.facts] == [fact.text for fact in known]
     assert trace.unknown == (FACTS[0].text, FACTS[1].text)
     with pytest.raises(InvalidEdit, match="knows none of the 2 facts"):

@@ -137,6 +137,12 @@ def test_the_sum_is_taken_in_blocks_without_losing_precision():
     torch.testing.assert_close(sum_of_outer_products(rows), exact, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_keys_of_half_precision_are_multiplied_in_full(dtype):
+    rows = torch.randn(300, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
+    torch.testing.assert_close(sum_of_outer_products(rows), rows.double().T @ rows.double(), rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("width", [1, 2, 7, 8, 9, 17, 41, 64])
 def test_the_sum_is_whole_and_symmetric_at_widths_that_the_panels_do_not_divide(width):
     rows = torch.randn(50, width, generator=torch.Generator().manual_seed(width))
