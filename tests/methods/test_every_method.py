@@ -320,6 +320,7 @@ def test_an_edit_that_is_true_already_changes_nothing_and_is_reported(name: str,
             for each in said
         )
     assert edited.requests == tuple(answered)
+    assert edited.changes == ()
     assert fingerprint_of(edited) == fingerprint_of(original)
     marks = [line["already_true"] for edit in edited.edits for line in edit.record.get("requests", [edit.record])]
     assert marks == [True, True]
