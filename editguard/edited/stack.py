@@ -30,10 +30,11 @@ def switch(model: LanguageModel, stack: Sequence[Change]) -> None:
 def stack_kept(model: LanguageModel) -> Iterator[None]:
     """Leave the model with the stack of changes that it had on entry, whatever happens inside."""
     before = tuple(model.installed)
-    try:
-        yield
-    finally:
-        switch(model, before)
+    with model.weights.marked():
+        try:
+            yield
+        finally:
+            switch(model, before)
 
 
 def _move(model: LanguageModel, stack: Sequence[Change]) -> None:

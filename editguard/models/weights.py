@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,6 +142,14 @@ class _Touched:
         return tensor.T if self.transposed else tensor
 
 
+@dataclass(eq=False)
+class _Mark:
+    """The sums (None where there were none) at a depth of the stack, of the parameters pushed to since."""
+
+    depth: int
+    sums: dict[str, Tensor | None]
+
+
 class WeightLedger:
     """The stack of weight updates in force on one module.
 
@@ -155,6 +164,7 @@ class WeightLedger:
         self._stack: list[dict[str, Delta]] = []
         self._touched: dict[str, _Touched] = {}
         self._before_last: dict[str, Tensor | None] | None = None  # the sums that undo the last push at once
+        self._marks: list[_Mark] = []
         self._reference: dict[str, str] | None = None
 
     @property
@@ -190,6 +200,8 @@ class WeightLedger:
         self._write(totals)
         self._stack.append(resolved)
         self._before_last = before
+        for mark in self._marks:
+            mark.sums = {**before, **mark.sums}  # the earliest are those of the mark
 
     def pop(self, count: int = 1) -> None:
         """Undo the last `count` pushes; the weights get the very bytes that they had before them.
@@ -201,19 +213,40 @@ class WeightLedger:
         if count == 0:
             return
         names = {name for deltas in self._stack[-count:] for name in deltas}
+        left = self.depth - count
+        marked = next((mark for mark in self._marks if mark.depth == left), None)
+        totals: Mapping[str, Tensor | None]
         if count == 1 and self._before_last is not None:
             totals = self._before_last
+        elif marked is not None:
+            totals = {name: marked.sums[name] for name in names}
         else:
             totals = self._sums(names, self._stack[:-count])
         self._write(totals)
         del self._stack[-count:]
         self._before_last = None
+        self._marks = [mark for mark in self._marks if mark.depth <= left]
+
+    @contextmanager
+    def marked(self) -> Iterator[None]:
+        """Within the block, undoing all pushes made in it costs the same however many were in force before.
+
+        The sums in force now are kept, of the parameters that are pushed to; otherwise undoing several pushes sums up
+        all that stay.
+        """
+        mark = _Mark(self.depth, {})
+        self._marks.append(mark)
+        try:
+            yield
+        finally:
+            self._marks = [each for each in self._marks if each is not mark]
 
     def restore(self) -> None:
         """Undo everything, also what an interrupted push may have left: all parameters get their pristine bytes."""
         self._write({name: None for name, touched in self._touched.items() if touched.total is not None})
         self._stack.clear()
         self._before_last = None
+        self._marks.clear()
 
     def pristine(self, name: str) -> Tensor:
         """The parameter's value without any update, as stored; a copy only where updates have

@@ -1,5 +1,8 @@
 """Weights can always be given back: every push can be undone to the very same bytes."""
 
+from contextlib import ExitStack
+from unittest.mock import Mock
+
 import pytest
 import torch
 import zoo
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from editguard.errors import MethodRefused, ModelChanged
-from editguard.models.weights import Dense, LowRank, WeightLedger
+from editguard.models.weights import Dense, LowRank, WeightLedger, _Touched
 
 DOWN = "transformer.h.1.mlp.c_proj.weight"
 BIAS = "transformer.h.1.mlp.c_proj.bias"
@@ -72,19 +75,28 @@ def test_small_updates_in_half_precision_add_up_instead_of_vanishing_one_by_one(
 @settings(max_examples=40, deadline=None)
 @given(
     dtype=st.sampled_from(TYPES),
-    steps=st.lists(st.one_of(st.sampled_from(["pop", "restore"]), st.integers(0, 5)), max_size=12),
+    steps=st.lists(
+        st.one_of(st.sampled_from(["pop", "pop two", "restore", "mark", "leave"]), st.integers(0, 5)), max_size=16
+    ),
 )
-def test_any_history_of_pushes_and_pops_leaves_the_bytes_of_its_stack(dtype, steps):
+def test_any_history_of_pushes_pops_and_marks_leaves_the_bytes_of_its_stack(dtype, steps):
     _, weights = ledger(dtype)
     digests = [weights.digest()]
+    marks: list[ExitStack] = []
     for step in steps:
         if step == "restore":
             weights.restore()
             del digests[1:]
-        elif step == "pop":
-            if len(digests) > 1:
-                weights.pop()
-                digests.pop()
+        elif step == "mark":
+            marks.append(ExitStack())
+            marks[-1].enter_context(weights.marked())
+        elif step == "leave":
+            if marks:
+                marks.pop().close()
+        elif step in ("pop", "pop two"):
+            count = min(len(digests) - 1, 1 if step == "pop" else 2)
+            weights.pop(count)
+            del digests[len(digests) - count :]
         else:
             names = {0: (DOWN,), 1: (OTHER,), 2: (DOWN, OTHER)}.get(step, (DOWN, BIAS))
             weights.push({name: dense(step) if name == BIAS else low_rank(step, rank=1 + step % 2) for name in names})
@@ -107,6 +119,39 @@ def test_popping_several_at_once_equals_popping_them_one_by_one(count):
         one_by_one.pop()
     at_once.pop(count)
     assert one_by_one.digest() == at_once.digest()
+
+
+@pytest.mark.parametrize("pushes", [1, 2, 3])
+def test_undoing_what_came_after_a_mark_costs_the_same_however_much_came_before(pushes, monkeypatch):
+    additions = []
+    for before in (0, 5, 50):
+        _, weights = ledger()
+        for seed in range(before):
+            weights.push({DOWN: low_rank(seed), OTHER: low_rank(seed)})
+        digest = weights.digest()
+        counted = Mock(wraps=_Touched.plus)
+        with monkeypatch.context() as patched, weights.marked():
+            patched.setattr(_Touched, "plus", lambda *given, counted=counted: counted(*given))
+            for number in range(pushes):
+                weights.push({(DOWN, OTHER)[number % 2]: low_rank(90 + number)})
+            weights.pop(pushes)
+        assert weights.digest() == digest
+        additions.append(counted.call_count)
+    assert additions == [pushes] * 3
+
+
+def test_a_mark_ends_when_what_was_in_force_at_it_is_undone():
+    _, weights = ledger()
+    weights.push({DOWN: low_rank(0)})
+    with weights.marked():
+        weights.push({DOWN: low_rank(1)})
+        weights.pop(2)
+        weights.push({DOWN: low_rank(2)})
+        digest = weights.digest()
+        weights.push({DOWN: low_rank(3)})
+        weights.push({DOWN: low_rank(4)})
+        weights.pop(2)
+        assert weights.digest() == digest
 
 
 def test_more_pops_than_pushes_are_an_error_that_changes_nothing():
