@@ -302,8 +302,13 @@ class _Work:
     def _applied(
         self, name: str, method: EditMethod, edited: EditedModel, cases: Sequence[EditCase]
     ) -> tuple[EditedModel | Failure, list[PhaseCost]]:
+        def in_force() -> EditedModel:
+            result = method.apply(edited, [case.request for case in cases])
+            result.activate()  # what cannot be put in force, such as an infinite update, is refused here
+            return result
+
         with phase(name, "edit", edits=len(cases)) as cost:
-            result = self._attempted(lambda: method.apply(edited, [case.request for case in cases]))
+            result = self._attempted(in_force)
         return result, [cost]
 
     def _attempted(self, act: Callable[[], Any]) -> Any:

@@ -249,6 +249,23 @@ def test_an_edit_that_fails_is_recorded_and_the_study_goes_on(study, error, reas
     assert [dict(value) for value in sequence.values] == expected([CASES[0], CASES[2]])
 
 
+def test_an_update_that_cannot_be_put_in_force_is_an_edit_that_fails(study, monkeypatch):
+    vector = Scripted._vector
+
+    def infinite(self, request):
+        return vector(self, request) * (float("inf") if request.subject == CASES[1].request.subject else 1.0)
+
+    monkeypatch.setattr(Scripted, "_vector", infinite)
+    folder = study(single=3, sequences=(3,))
+    singles = folder.parts(Cell("scripted", "single", 1)).values()
+    assert [len(part.end["failed"]) for part in singles] == [0, 1, 0]
+    [sequence] = folder.parts(Cell("scripted", "sequence", 3)).values()
+    [failure] = sequence.end["failed"]
+    assert (failure["case"], failure["reason"]) == (CASES[1].id, "refused")
+    assert "infinite" in failure["message"]
+    assert [dict(value) for value in sequence.values] == expected([CASES[0], CASES[2]])
+
+
 def test_a_method_that_cannot_be_prepared_is_refused_everywhere_and_the_others_go_on(study, monkeypatch):
     def prepare(self, model, data):
         if self.name == "scripted":
