@@ -89,7 +89,10 @@ def costs_of(folder: StudyFolder) -> list[dict[str, Any]]:
     for cell in sorted(spent, key=lambda cell: (*_group(cell), cell.method)):
         if cell.method == UNEDITED:
             continue
-        [one] = summarise([cost for costs in spent[cell].values() for cost in costs])
+        known = [cost for costs in spent[cell].values() for cost in costs]
+        if not known:  # a method that was refused before its first edit
+            continue
+        [one] = summarise(known)
         found.append(
             {
                 "method": cell.method,

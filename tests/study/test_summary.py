@@ -146,3 +146,11 @@ def test_on_a_screen_columns_that_do_not_fit_stand_below_with_the_methods_again(
     assert narrow.count("n=1") == 5
     assert narrow.count("rome") == narrow.count("method")
     assert (narrow.count("method") > 1) == (width < 100)
+
+
+def test_a_method_that_was_refused_before_its_first_edit_costs_nothing_and_has_its_reason_in_the_table(folder):
+    cell = Cell("rome", "single", 1)
+    folder.add_cost({"cell": cell.name, "part": "a", "costs": []})
+    folder.add(cell, "a", [], end(failed=[{"case": "a", "reason": "refused", "message": "no such layer"}]))
+    assert costs_of(folder) == []
+    assert "no such layer" in table.terminal(folder, summarised(folder))
