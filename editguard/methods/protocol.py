@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from editguard.edited import EditedModel
-    from editguard.edits import EditRequest
+    from editguard.edits import EditCase, EditRequest
     from editguard.models.language_model import LanguageModel
 
 
@@ -49,6 +49,8 @@ class Preparation:
     Attributes:
         texts: a corpus of running text, for statistics of the unedited model; iterated once per model.
         demonstrations: records for methods that edit by example.
+        training: edit cases for editors that are trained: request, rephrases and locality probes. None of them, nor
+            any other case about one of their subjects, may be among those that are evaluated.
         cache_dir: folder for results that are kept between runs; None keeps them in memory only.
         seed: of every random draw; no global generator is touched.
         second_moment_tokens: how many tokens of `texts` the second moments see; None = ten times the
@@ -58,6 +60,7 @@ class Preparation:
 
     texts: Iterable[str] = ()
     demonstrations: Sequence[DemonstrationRecord] = ()
+    training: Iterable[EditCase] = ()
     cache_dir: Path | None = None
     seed: int = 0
     second_moment_tokens: int | None = None

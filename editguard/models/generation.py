@@ -103,6 +103,7 @@ def continue_greedily(
     end_ids: frozenset[int],
     past: Any = None,
     cached: int = 0,
+    selected: Callable[[Tensor], None] = lambda _rows: None,
 ) -> list[tuple[list[int], bool]]:
     """Continue each row by its most likely tokens.
 
@@ -113,6 +114,7 @@ def continue_greedily(
         finished: whether the new tokens of a row hold a complete answer.
         end_ids: tokens that end a text; they are not part of the answer.
         past, cached: the attention cache of `cached` tokens that stand before every row, one copy per row.
+        selected: called with the places of the rows that go on, whenever some have ended.
 
     Raises: UndefinedByPaddingError: rows of different lengths gave undefined numbers.
 
@@ -145,6 +147,7 @@ def continue_greedily(
         if len(going) < len(active) and going:
             keep = torch.tensor(going)
             past.batch_select_indices(keep)
+            selected(keep)
             mask = mask[keep]
         active = [active[place] for place in going]
         ids = torch.tensor([[chosen[place]] for place in going])

@@ -20,8 +20,10 @@ from editguard.models.generation import (
     UndefinedByPaddingError,
     common_prefix,
     continue_greedily,
+    left_padded,
     right_padded,
 )
+from editguard.models.reading import Reading
 from editguard.models.scoring import Score
 from editguard.models.tokens import TextEncoder
 from editguard.models.weights import WeightLedger
@@ -30,7 +32,10 @@ _Result = TypeVar("_Result")
 
 
 class Change(Protocol):
-    """One thing that an edit has put in force on a model, and that can be taken back exactly."""
+    """One thing that an edit has put in force on a model, and that can be taken back exactly.
+
+    A change whose modules look at the prompt (`LanguageModel.reading`) says so by `reads_prompts = True`.
+    """
 
     def install(self, model: "LanguageModel") -> None:
         """Put it in force on top of the changes already there."""
@@ -66,6 +71,7 @@ class LanguageModel:
         anatomy: the model's parts by the names of the field.
         weights: the stack of weight updates in force.
         installed: the changes in force, kept by the edited model.
+        reading: the prompts of the pass that is running; None where a pass has none, as over running text.
         batch_size: rows of one forward pass; halved for the rest of the run when the device's
             memory is short.
 
@@ -96,6 +102,7 @@ class LanguageModel:
         self.weights = WeightLedger(model)
         self.encoder = TextEncoder(tokenizer, chat=chat)
         self.installed: list[Change] = []
+        self.reading: Reading | None = None
         self._fingerprint: str | None = None
         taken = inspect.signature(self.anatomy.backbone.forward).parameters
         self._takes_positions = "position_ids" in taken
@@ -177,7 +184,15 @@ class LanguageModel:
 
     # ---- running
 
-    def forward(self, ids: Tensor, mask: Tensor, *, past: Any = None, use_cache: bool = False) -> Any:
+    def forward(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        *,
+        past: Any = None,
+        use_cache: bool = False,
+        reading: Reading | None = None,
+    ) -> Any:
         """Run the backbone: its output holds `last_hidden_state` (rows, tokens, width) and
         `past_key_values`.
 
@@ -185,6 +200,7 @@ class LanguageModel:
             ids: shape (rows, tokens), padded at either side.
             mask: shape (rows, cached and new tokens), 1 for real tokens and 0 for padding.
             past: the attention cache that an earlier call with `use_cache` returned.
+            reading: which of the tokens are prompts, for changes that look at them.
 
         Logits are `anatomy.unembed` of the states that are wanted. Gradients flow unless the caller
         stops them.
@@ -196,7 +212,11 @@ class LanguageModel:
             arguments["position_ids"] = positions[:, -ids.shape[1] :]
         if past is not None:
             arguments["past_key_values"] = past
-        return self.anatomy.backbone(**arguments, return_dict=True)
+        outer, self.reading = self.reading, reading
+        try:
+            return self.anatomy.backbone(**arguments, return_dict=True)
+        finally:
+            self.reading = outer
 
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits (rows, tokens, vocabulary) at every position."""
@@ -219,17 +239,21 @@ class LanguageModel:
         rows = [self.encode(prompt) for prompt in unique]
         limits = [self._room(prompt, row, max_new_tokens) for prompt, row in zip(unique, rows, strict=True)]
 
-        def step(ids: Tensor, mask: Tensor, past: Any) -> tuple[Tensor, Any]:
-            output = self.forward(ids, mask, past=past, use_cache=True)
-            logits = self.anatomy.unembed(output.last_hidden_state[:, -1])
-            return logits, output.past_key_values
-
         def finished(new: Sequence[int]) -> bool:
             return stop.ends(self.decode(new))
 
         def run(batch: list[int]) -> list[tuple[list[int], bool]]:
             chosen = [rows[index] for index in batch]
             past, cached = self._shared(chosen)
+            reading = Reading(None)
+
+            def step(ids: Tensor, mask: Tensor, past: Any) -> tuple[Tensor, Any]:
+                output = self.forward(ids, mask, past=past, use_cache=True, reading=reading)
+                reading.behind()
+                logits = self.anatomy.unembed(output.last_hidden_state[:, -1])
+                return logits, output.past_key_values
+
+            reading.prompts = left_padded([row[cached:] for row in chosen])[1].bool()
             return continue_greedily(
                 step,
                 [row[cached:] for row in chosen],
@@ -238,6 +262,7 @@ class LanguageModel:
                 end_ids=self._end_ids,
                 past=past,
                 cached=cached,
+                selected=reading.select,
             )
 
         def run_safely(batch: list[int]) -> list[tuple[list[int], bool]]:
@@ -364,12 +389,14 @@ class LanguageModel:
         return text
 
     def _logits_at(self, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int] | range]) -> list[Tensor]:
-        """Logits (positions, vocabulary) at chosen positions of each row; the head runs at these
-        alone."""
+        """Logits (positions, vocabulary) at chosen positions of each row, the first of which is the prompt's last; the
+        head runs at these alone."""
         past, cached = self._shared([row[: places[0] + 1] for row, places in zip(rows, positions, strict=True)])
         ids, mask = right_padded([row[cached:] for row in rows])
         mask = torch.cat([torch.ones(len(rows), cached, dtype=mask.dtype), mask], dim=1)
-        states = self.forward(ids, mask, past=past).last_hidden_state
+        ends = torch.tensor([places[0] - cached for places in positions])
+        reading = Reading(torch.arange(ids.shape[1]) <= ends[:, None])
+        states = self.forward(ids, mask, past=past, reading=reading).last_hidden_state
         row_index = [row for row, places in enumerate(positions) for _ in places]
         place_index = [place - cached for places in positions for place in places]
         logits = self.anatomy.unembed(states[row_index, place_index])
@@ -379,10 +406,12 @@ class LanguageModel:
         """The attention cache of what all rows begin with, one copy per row, and how many tokens these are.
 
         A memory method puts the same demonstrations before every question; they are read once. (None, 0) where it
-        does not pay, and where attention looks through a sliding window: padding behind the cache would push it on.
+        does not pay, where attention looks through a sliding window (padding behind the cache would push it on), and
+        where a change wants to see whole prompts.
         """
         cached = common_prefix(rows)
-        if len(rows) < 2 or cached < SHARED_TOKENS or self._slides:
+        whole = any(getattr(change, "reads_prompts", False) for change in self.installed)
+        if len(rows) < 2 or cached < SHARED_TOKENS or self._slides or whole:
             return None, 0
         ids = torch.tensor([list(rows[0][:cached])])
         past = self.forward(ids, torch.ones_like(ids), use_cache=True).past_key_values

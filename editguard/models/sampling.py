@@ -11,6 +11,7 @@ import torch
 from editguard.edits.request import content_id
 from editguard.models.generation import left_padded
 from editguard.models.language_model import LanguageModel
+from editguard.models.reading import Reading
 
 
 def continued_freely(
@@ -30,9 +31,11 @@ def continued_freely(
         draws = [random.Random(content_id("continuation", seed, unique[index])) for index in batch]
         ids, mask = left_padded([rows[index] for index in batch])
         past = None
+        reading = Reading(mask.bool())
         room = tokens if model.context_length is None else min(tokens, model.context_length - ids.shape[1])
         for _ in range(room):
-            output = model.forward(ids, mask, past=past, use_cache=True)
+            output = model.forward(ids, mask, past=past, use_cache=True, reading=reading)
+            reading.behind()
             logits = model.anatomy.unembed(output.last_hidden_state[:, -1]).float()
             logits[:, ends] = float("-inf")
             likely = logits.topk(min(top, logits.shape[-1]))

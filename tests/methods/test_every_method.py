@@ -31,6 +31,8 @@ QUICK = {
 
 DTYPES = (torch.float32, torch.bfloat16)
 PROMPTS = ("The capital of Velloria is", "Ines Holt", "Question: who is the mayor of Tamrin? Answer:", "Copy: red blue")
+EDITED = (PROMPTS[0], "Question: who is the mother of Quintessa Marlowe-Vane? Answer:", "Aldo Holt was born in")
+"""The prompts of the facts that are edited."""
 
 
 def cases(*, everywhere: frozenset[str]) -> list[Any]:
@@ -71,10 +73,15 @@ def ready(
     return model, method
 
 
-def fingerprint_of(edited: EditedModel) -> tuple[str, tuple[str, ...]]:
-    """All that an edit changes: the bytes of the model, and what it reads for some prompts."""
+def fingerprint_of(edited: EditedModel) -> tuple[object, ...]:
+    """All that an edit changes: the model's bytes, what it reads for some prompts, how it scores answers to them."""
     with edited:
-        return edited.model.weights.digest(), tuple(edited.rewrite(PROMPTS))
+        scores = edited.score([(prompt, " Oskar") for prompt in (*PROMPTS, *EDITED)])
+        return (
+            edited.model.weights.digest(),
+            tuple(edited.rewrite(PROMPTS)),
+            tuple(score.log_probs for score in scores),
+        )
 
 
 def random_states() -> tuple[object, ...]:
