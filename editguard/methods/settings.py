@@ -56,6 +56,8 @@ class Shape:
     directory: Path | None = None
     d_ff: int | None = None
     fingerprint: Callable[[], str] | None = None
+    encoder_layers: int = 0
+    """How many of the layers are an encoder's, the first ones; 0 for a decoder alone."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,14 @@ class Recipe:
         type: the dataclass of the settings.
         published: rows for models of known family and size.
         derived: number of layers -> settings that follow from the depth, with the rule in words.
+        derived_with_encoder: the same from the numbers of encoder and decoder layers; by default `derived` of them all.
         inner: registered name of the method that this one wraps, or nothing.
     """
 
     type: type
     published: tuple[Published, ...] = ()
     derived: Callable[[int], Mapping[str, tuple[Any, str]]] = field(default=lambda _layers: {})
+    derived_with_encoder: Callable[[int, int], Mapping[str, tuple[Any, str]]] | None = None
     inner: str = ""
 
 
@@ -114,6 +118,7 @@ def shape_of(model: LanguageModel) -> Shape:
         folder if folder.is_dir() else None,
         anatomy.d_ff,
         model.fingerprint,
+        anatomy.encoder_layers,
     )
 
 
@@ -200,7 +205,7 @@ def _layers_of(
     """The sources of values, weakest first, as (field -> provenance, field -> value)."""
     layers: list[tuple[Mapping[str, str], Mapping[str, Any]]] = []
     if shape is not None:
-        derived = recipe.derived(shape.layers)
+        derived = _derived(recipe, shape)
         layers.append(
             (
                 {name: f"derived from depth: {rule}" for name, (_, rule) in derived.items()},
@@ -222,6 +227,12 @@ def _layers_of(
             layers.append((dict.fromkeys(table, f"model directory: {FILE_NAME}"), table))
     layers.append((dict.fromkeys(overrides, "override"), overrides))
     return layers
+
+
+def _derived(recipe: Recipe, shape: Shape) -> Mapping[str, tuple[Any, str]]:
+    if shape.encoder_layers and recipe.derived_with_encoder is not None:
+        return recipe.derived_with_encoder(shape.encoder_layers, shape.layers - shape.encoder_layers)
+    return recipe.derived(shape.layers)
 
 
 def _as(hint: Any, value: Any) -> Any:

@@ -74,6 +74,7 @@ class Anatomy:
     Attributes:
         family: the `model_type` under which the row was found.
         layers: number of blocks; layers are counted from 0.
+        encoder_layers: how many of the blocks are an encoder's: the first ones, 0 for a decoder alone.
         d_model: width of the residual stream.
         d_ff: width of a key, the input of a down projection.
         parallel: attention and MLP of a block both read the block's input.
@@ -105,6 +106,7 @@ class Anatomy:
             raise UnsupportedModel(f"{type(module).__name__} has no blocks at {row.blocks!r}.")
         self._blocks = blocks
         self.layers = len(blocks)
+        self.encoder_layers = 0
         self.parallel = _holds(row.parallel, text_config)
         self.normalises_stream = _holds(row.normalises_stream, text_config)
         self.post_mlp_norm = row.post_mlp_norm is not None or self.normalises_stream

@@ -1,6 +1,6 @@
 """Where settings come from, and that they say so."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -54,6 +54,16 @@ def test_values_published_for_one_model_are_not_taken_for_another(other: Shape) 
     assert found.settings.layer == other.layers // 2
     assert found.settings.rate == Knobs.rate
     assert found.provenance["layer"] == "derived from depth: half the blocks"
+
+
+def test_what_is_derived_for_an_encoder_and_a_decoder_follows_from_both_depths() -> None:
+    both = replace(
+        RECIPE, derived_with_encoder=lambda encoder, decoder: {"layer": (encoder + decoder - 1, "the decoder's last")}
+    )
+    asked = Shape("llama", 7, 16, encoder_layers=3)
+    assert resolve("toy", both, {}, asked).settings.layer == 6
+    assert resolve("toy", both, {}, replace(asked, encoder_layers=0)).settings.layer == 3
+    assert resolve("toy", RECIPE, {}, asked).settings.layer == 3
 
 
 def test_without_a_model_only_defaults_and_overrides_count() -> None:
