@@ -1,8 +1,8 @@
 """Tiny random models of every family, with real fast tokenizers, made in memory.
 
 Their widths are chosen so that no two coincide by accident: d_model 16, d_ff 40 (64 for Bloom,
-whose width is fixed), 4 layers. Weights are large enough that different prompts get different
-answers.
+whose width is fixed), 4 layers; an encoder and its decoder have 2 and 3. Weights are large enough
+that different prompts get different answers.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BartConfig,
     BloomConfig,
     FalconConfig,
     Gemma2Config,
@@ -23,6 +25,7 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MT5Config,
     OPTConfig,
     PhiConfig,
     PreTrainedConfig,
@@ -30,11 +33,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    T5Config,
 )
 
 from editguard.models.language_model import LanguageModel
 
 D_MODEL, D_FF, LAYERS, CONTEXT, WINDOW = 16, 40, 4, 256, 6
+ENCODER_LAYERS, DECODER_LAYERS = 2, 3
 
 SENTENCES = (
     "The capital of Velloria is Tamrin.",
@@ -47,6 +52,7 @@ SENTENCES = (
 )
 
 _SPECIAL = {"bos": "<s>", "eos": "</s>", "pad": "<pad>"}
+_BOS_ID, _EOS_ID, _PAD_ID = range(3)
 
 
 def _opt(vocab: int, d_ff: int, **more: Any) -> PreTrainedConfig:
@@ -114,6 +120,40 @@ def _with_vision(vocab: int, d_ff: int) -> PreTrainedConfig:
     )
 
 
+def _t5(vocab: int, d_ff: int, *, kind: type[PreTrainedConfig] = T5Config, **more: Any) -> PreTrainedConfig:
+    return kind(
+        vocab_size=vocab,
+        d_model=D_MODEL,
+        d_kv=6,
+        d_ff=d_ff,
+        num_layers=ENCODER_LAYERS,
+        num_decoder_layers=DECODER_LAYERS,
+        num_heads=2,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=20,
+        decoder_start_token_id=_PAD_ID,
+        **more,
+    )
+
+
+def _bart(vocab: int, d_ff: int) -> PreTrainedConfig:
+    return BartConfig(
+        vocab_size=vocab,
+        d_model=D_MODEL,
+        encoder_ffn_dim=d_ff,
+        decoder_ffn_dim=d_ff,
+        encoder_layers=ENCODER_LAYERS,
+        decoder_layers=DECODER_LAYERS,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        max_position_embeddings=CONTEXT,
+        scale_embedding=True,
+        pad_token_id=_PAD_ID,
+        decoder_start_token_id=_EOS_ID,
+        forced_bos_token_id=_BOS_ID,
+    )
+
+
 _GROUPED = {"num_key_value_heads": 1}
 _WINDOWS = {
     "layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2),
@@ -142,13 +182,23 @@ _CONFIGS: dict[str, Callable[[int, int], PreTrainedConfig]] = {
     "bloom": lambda vocab, _: BloomConfig(vocab_size=vocab, hidden_size=D_MODEL, n_layer=LAYERS, n_head=2),
 }
 
+_PAIRED_CONFIGS: dict[str, Callable[[int, int], PreTrainedConfig]] = {
+    "t5": lambda vocab, d_ff: _t5(vocab, d_ff, feed_forward_proj="relu"),
+    "t5_gated": lambda vocab, d_ff: _t5(vocab, d_ff, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    "mt5": lambda vocab, d_ff: _t5(vocab, d_ff, kind=MT5Config),
+    "bart": lambda vocab, d_ff: _bart(vocab, d_ff),
+}
+
 FAMILIES: tuple[str, ...] = tuple(_CONFIGS)
-"""Every family, and the variants of a family that differ in what its row says."""
+"""Every family of decoders, and the variants of a family that differ in what its row says."""
+
+ENCODER_DECODER: tuple[str, ...] = tuple(_PAIRED_CONFIGS)
+"""Every family of encoders with a decoder, and their variants; quick tests take the first."""
 
 REPRESENTATIVE: tuple[str, ...] = ("gpt2", "gptj", "llama", "opt")
 """Conv1D with tied head; parallel blocks with a head bias; gated without biases; ReLU with BOS."""
 
-WITH_BOS = frozenset({"opt", "opt_post_norm", "llama", "mistral", "gemma2", "gemma3_text", "gemma3"})
+WITH_BOS = frozenset({"opt", "opt_post_norm", "llama", "mistral", "gemma2", "gemma3_text", "gemma3", "bart"})
 
 
 @cache
@@ -168,12 +218,14 @@ def _trained_bpe() -> str:
 
 
 def tokenizer(family: str = "gpt2", *, bos: bool | None = None, pad: bool = False) -> PreTrainedTokenizerFast:
-    """A fast tokenizer: with a BOS in front of every text where the family has one, and no pad
+    """A fast tokenizer: with a BOS in front of every text and an EOS behind it where the family has one, and no pad
     token unless asked."""
     bpe = Tokenizer.from_str(_trained_bpe())
-    if family in WITH_BOS if bos is None else bos:
+    begins = family in WITH_BOS if bos is None else bos
+    single = f"{'<s> ' * begins}$A{' </s>' * (family in ENCODER_DECODER)}"
+    if single != "$A":
         bpe.post_processor = processors.TemplateProcessing(
-            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", bpe.token_to_id("<s>"))]
+            single=single, pair=f"{single} $B", special_tokens=[("<s>", _BOS_ID), ("</s>", _EOS_ID)]
         )
     names = {"bos_token": _SPECIAL["bos"], "eos_token": _SPECIAL["eos"]}
     if pad:
@@ -186,12 +238,13 @@ def module(family: str, *, square: bool = False, dtype: torch.dtype = torch.floa
     if square and family == "bloom":
         raise ValueError("Bloom's inner width is always four times its outer one")
     words = tokenizer(family)
-    config = _CONFIGS[family](len(words), D_MODEL if square else D_FF)
+    paired = family in ENCODER_DECODER
+    config = {**_CONFIGS, **_PAIRED_CONFIGS}[family](len(words), D_MODEL if square else D_FF)
     config.bos_token_id, config.eos_token_id = words.bos_token_id, words.eos_token_id
-    config.pad_token_id = None
+    config.pad_token_id = _PAD_ID if paired else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config)
+        model = (AutoModelForSeq2SeqLM if paired else AutoModelForCausalLM).from_config(config)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -200,6 +253,8 @@ def module(family: str, *, square: bool = False, dtype: torch.dtype = torch.floa
                     parameter += 0.1 * noise
                 else:
                     parameter.copy_(0.3 * noise)
+            if family == "bart":
+                model.final_logits_bias.copy_(torch.randn(model.final_logits_bias.shape, generator=generator))
     assert isinstance(model, PreTrainedModel)
     return model.to(dtype)
 

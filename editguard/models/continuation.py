@@ -10,15 +10,16 @@ questions with whole passes; it is the oracle, and the way out where a family's 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from editguard.models.block_calls import BlockCall, recorded_calls
 from editguard.models.hooks import first, replaced
 
 if TYPE_CHECKING:
@@ -60,6 +61,10 @@ class FullForward:
         """Logits (reads, vocabulary) at the rows' `read` positions, row by row, under the hooks in force."""
         logits = _widened(self._model.logits(self._ids, torch.ones_like(self._ids)))
         return logits[self.row_of_read.to(logits.device), self._read.to(logits.device)]
+
+    def at_reads(self, captured: Tensor) -> Tensor:
+        """Of a module's captured tensor, the vectors (reads, width) at the rows' `read` positions, row by row."""
+        return captured.reshape(*self._ids.shape, -1)[self.row_of_read, self._read]
 
     def at_start(self, captured: Tensor) -> Tensor:
         """Of a module's captured tensor, the vectors (rows, width) at the rows' starts."""
@@ -103,7 +108,7 @@ class Continuation:
         cache = _cache_of(self._past, self._layer)
         hidden = self._calls[0].hidden
         for call in self._calls:
-            hidden = first(call.run(hidden, cache))
+            hidden = first(call.run(hidden, lambda argument: cache if isinstance(argument, Cache) else argument))
         return hidden
 
     def logits(self) -> Tensor:
@@ -111,6 +116,10 @@ class Continuation:
         hidden = self.states()
         wanted = hidden[self.row_of_read.to(hidden.device), self._read.to(hidden.device)]
         return _widened(self._model.anatomy.logits(wanted))
+
+    def at_reads(self, captured: Tensor) -> Tensor:
+        """Of a module's captured tensor, the vectors (reads, width) at the rows' `read` positions, row by row."""
+        return captured.reshape(*self._shape, -1)[self.row_of_read, self._read]
 
     def at_start(self, captured: Tensor) -> Tensor:
         """Of a module's captured tensor, the vectors (rows, width) at the rows' starts."""
@@ -156,23 +165,6 @@ def _agree(short: Continuation, full: FullForward) -> bool:
     return bool((ours - theirs).abs().max() <= 64 * coarsest * scale)
 
 
-@dataclass(frozen=True)
-class _BlockCall:
-    """A block, and everything it was called with except hidden state and cache."""
-
-    block: nn.Module
-    hidden: Tensor
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def run(self, hidden: Tensor, cache: Cache) -> Any:
-        args = [cache if isinstance(arg, Cache) else arg for arg in self.args]
-        kwargs = {name: cache if isinstance(arg, Cache) else arg for name, arg in self.kwargs.items()}
-        if "hidden_states" in kwargs:
-            return self.block(*args, **{**kwargs, "hidden_states": hidden})
-        return self.block(hidden, *args[1:], **kwargs)
-
-
 _Past = list[tuple[Tensor, Tensor]]
 
 
@@ -209,22 +201,10 @@ def _prefix_states(model: LanguageModel, prefixes: Sequence[Sequence[int]]) -> t
     return past, mask
 
 
-def _block_calls(model: LanguageModel, ids: Tensor, mask: Tensor, past: _Past, lowest: int) -> list[_BlockCall]:
+def _block_calls(model: LanguageModel, ids: Tensor, mask: Tensor, past: _Past, lowest: int) -> list[BlockCall]:
     """Run the tokens from the starts on, and keep what each block from `lowest` on was called with."""
-    calls: list[_BlockCall] = []
-
-    def keep(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        kept = hidden if calls else hidden.clone()  # only the lowest block's is used again
-        calls.append(_BlockCall(block, kept, args, dict(kwargs)))
-
-    anatomy = model.anatomy
-    with ExitStack() as hooks:
-        for layer in range(lowest, anatomy.layers):
-            handle = anatomy.block(layer).register_forward_pre_hook(keep, with_kwargs=True)
-            hooks.callback(handle.remove)
-        model.forward(ids, mask, past=_cache_of(past, 0), use_cache=True)
-    return calls
+    blocks = [model.anatomy.block(layer) for layer in range(lowest, model.anatomy.layers)]
+    return recorded_calls(blocks, lambda: model.forward(ids, mask, past=_cache_of(past, 0), use_cache=True))
 
 
 def _cache_of(past: _Past, lowest: int) -> Cache:

@@ -13,13 +13,18 @@ from typing import Any, Final
 Flag = bool | Callable[[Any], bool]
 """A property of a family; where its members differ, a function of the model's configuration."""
 
+Part = str | Callable[[Any], str | None]
+"""The name of a part; where a family's members differ, a function of the model's configuration."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FamilyRow:
     """Where one family keeps its parts.
 
+    A family with an encoder has two stacks of blocks: the row is the decoder's, and holds the encoder's in `encoder`.
+
     Attributes:
-        backbone: the model without its head; its output has passed the final norm.
+        backbone: the model without its head; its output has passed the final norm. With an encoder, the decoder alone.
         blocks: the list of blocks.
         embedding: the token embedding.
         final_norm: the norm after the last block; None where there is none.
@@ -29,6 +34,7 @@ class FamilyRow:
         up: in a block, the matrix that makes the MLP's inner activations.
         gate: in a block, the matrix whose activation multiplies these, in gated MLPs.
         attention_output: in a block, the matrix from the attention heads to the residual stream.
+        cross_attention_output: the same of the attention to the encoder, where a block has one.
         mlp: in a block, the module whose output is what the MLP adds (the down projection itself
             where the MLP has no module of its own, or where that module already returns the sum
             with the residual stream).
@@ -37,6 +43,9 @@ class FamilyRow:
             residual stream.
         normalises_stream: the residual stream itself passes the two norms (post-LN): norm(x +
             module's output).
+        state_scale: what the state is multiplied by before it meets the head; None where by nothing.
+        logits_bias: what is added to the logits, where it is no part of the head.
+        encoder: the row of the encoder, of which only the parts of a stack and of a block are read.
         unsupported: gives the reason why a configuration of this family cannot be edited, or None.
     """
 
@@ -47,14 +56,18 @@ class FamilyRow:
     head: str = "lm_head"
     output_projection: str | None = None
     down: str
-    up: str
-    gate: str | None = None
+    up: Part
+    gate: Part | None = None
     attention_output: str
+    cross_attention_output: str | None = None
     mlp: str = "mlp"
     parallel: Flag = False
     post_attention_norm: str | None = None
     post_mlp_norm: str | None = None
     normalises_stream: Flag = False
+    state_scale: Callable[[Any], float | None] | None = None
+    logits_bias: str | None = None
+    encoder: "FamilyRow | None" = None
     unsupported: Callable[[Any], str | None] | None = None
 
 
@@ -64,6 +77,40 @@ def _bloom_variant(config: Any) -> str | None:
     if config.pretraining_tp > 1 and config.slow_but_exact:
         return "it computes the down projection in slices (pretraining_tp with slow_but_exact)"
     return None
+
+
+def _t5_scale(config: Any) -> float | None:
+    """Version 1.0 ties its head to the embedding and scales the state; 1.1 does neither."""
+    scales = getattr(config, "scale_decoder_outputs", config.tie_word_embeddings)
+    return float(config.d_model**-0.5) if scales else None
+
+
+def _t5_stack(stack: str, mlp: str) -> FamilyRow:
+    return FamilyRow(
+        backbone=stack,
+        blocks=f"{stack}.block",
+        embedding="shared",
+        final_norm=f"{stack}.final_layer_norm",
+        down=f"{mlp}.wo",
+        up=lambda config: f"{mlp}.wi_1" if config.is_gated_act else f"{mlp}.wi",
+        gate=lambda config: f"{mlp}.wi_0" if config.is_gated_act else None,
+        attention_output="layer.0.SelfAttention.o",
+        mlp=mlp,
+    )
+
+
+def _bart_stack(stack: str) -> FamilyRow:
+    return FamilyRow(
+        backbone=f"model.{stack}",
+        blocks=f"model.{stack}.layers",
+        embedding="model.shared",
+        final_norm=None,
+        down="fc2",
+        up="fc1",
+        attention_output="self_attn.out_proj",
+        mlp="fc2",
+        normalises_stream=True,
+    )
 
 
 _GPT2 = FamilyRow(
@@ -110,6 +157,11 @@ _FALCON = FamilyRow(
     attention_output="self_attention.dense",
     parallel=lambda config: bool(config.new_decoder_architecture or config.parallel_attn),
 )
+_MT5 = replace(
+    _t5_stack("decoder", "layer.2.DenseReluDense"),
+    cross_attention_output="layer.1.EncDecAttention.o",
+    encoder=_t5_stack("encoder", "layer.1.DenseReluDense"),
+)
 
 FAMILIES: Final[Mapping[str, FamilyRow]] = {
     "gpt2": _GPT2,
@@ -155,6 +207,14 @@ FAMILIES: Final[Mapping[str, FamilyRow]] = {
         mlp="mlp.dense_4h_to_h",
         parallel=False,
         unsupported=_bloom_variant,
+    ),
+    "t5": replace(_MT5, state_scale=_t5_scale),
+    "mt5": _MT5,
+    "bart": replace(
+        _bart_stack("decoder"),
+        cross_attention_output="encoder_attn.out_proj",
+        logits_bias="final_logits_bias",
+        encoder=_bart_stack("encoder"),
     ),
 }
 """Every known family by the `model_type` of its Hugging Face configuration."""

@@ -1,17 +1,18 @@
-"""A causal language model as everything else in editguard sees it."""
+"""A language model, a decoder alone or with an encoder, as everything else in editguard sees it."""
 
 import inspect
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from editguard.errors import ConfigurationError, PromptTooLong
+from editguard.errors import ConfigurationError, PromptTooLong, UnsupportedModel
 from editguard.models.anatomy import Anatomy
+from editguard.models.decoding import Decoding
 from editguard.models.fingerprint import fingerprint
 from editguard.models.generation import (
     DEFAULT_STOP,
@@ -20,11 +21,12 @@ from editguard.models.generation import (
     UndefinedByPaddingError,
     common_prefix,
     continue_greedily,
-    left_padded,
     right_padded,
 )
 from editguard.models.reading import Reading
 from editguard.models.scoring import Score
+from editguard.models.special_tokens import end_ids, opening
+from editguard.models.streams import ForcedRow, Source
 from editguard.models.tokens import TextEncoder
 from editguard.models.weights import WeightLedger
 
@@ -51,14 +53,11 @@ SHARED_TOKENS: Final = 48
 """Rows that begin with so many equal tokens are batched together, and these tokens are run once."""
 
 
-def _beginnings(rows: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """What decides which rows are worth a common batch: their beginning, where much can follow it."""
-    return [tuple(row[:SHARED_TOKENS]) if len(row) > 2 * SHARED_TOKENS else () for row in rows]
-
-
 class LanguageModel:
-    """Weights, tokenizer and device of one causal language model; the only thing that touches
-    Hugging Face.
+    """Weights, tokenizer and device of one language model; the only thing that touches Hugging Face.
+
+    A decoder alone continues prompts. Of an encoder-decoder model the encoder reads the prompt and the decoder writes
+    the answer, a text of its own.
 
     Answers and scores do not depend on how prompts are batched, beyond the rounding of
     floating-point sums. The tokenizer's settings are never changed, and the model gets only
@@ -71,12 +70,13 @@ class LanguageModel:
         anatomy: the model's parts by the names of the field.
         weights: the stack of weight updates in force.
         installed: the changes in force, kept by the edited model.
+        opening: the tokens that the decoder behind an encoder reads before an answer; none for a decoder alone.
         reading: the prompts of the pass that is running; None where a pass has none, as over running text.
         batch_size: rows of one forward pass; halved for the rest of the run when the device's
             memory is short.
 
-    Raises: UnsupportedModel: see `Anatomy`. ConfigurationError: a batch size below 1, or `chat`
-    without a template.
+    Raises: UnsupportedModel: see `Anatomy`; or nothing says with which token the decoder behind an encoder starts.
+    ConfigurationError: a batch size below 1, or `chat` without a template.
     """
 
     def __init__(
@@ -100,13 +100,14 @@ class LanguageModel:
         self.config = model.config
         self.anatomy = Anatomy(model)
         self.weights = WeightLedger(model)
-        self.encoder = TextEncoder(tokenizer, chat=chat)
+        self.encoder = TextEncoder(tokenizer, chat=chat, closes=bool(self.anatomy.encoder_layers))
+        self.opening = opening(model, self.encoder) if self.anatomy.encoder_layers else ()
         self.installed: list[Change] = []
         self.reading: Reading | None = None
         self._fingerprint: str | None = None
         taken = inspect.signature(self.anatomy.backbone.forward).parameters
         self._takes_positions = "position_ids" in taken
-        self._end_ids = _end_ids(model, tokenizer)
+        self._end_ids = end_ids(model, tokenizer)
         self._slides = False
 
     # ---- what it is
@@ -170,8 +171,22 @@ class LanguageModel:
         return self.encoder.encode_text(text)
 
     def encode_answer(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
-        """Ids of the prompt and of the answer that follows it; see `TextEncoder.encode_answer`."""
+        """Ids of the prompt and of the answer that follows it; see `TextEncoder.encode_answer`.
+
+        With an encoder the answer's end with the tokens that close a text (`closing`), which `score` does not count.
+        """
         return self.encoder.encode_answer(prompt, answer)
+
+    @property
+    def closing(self) -> tuple[int, ...]:
+        """The tokens by which an answer ends; none for a decoder alone, whose texts go on."""
+        return self.encoder.closing
+
+    def forced_row(self, prompt: Sequence[int], fed: Sequence[int]) -> ForcedRow:
+        """The row to run when the tokens `fed` of an answer follow a prompt."""
+        if self.anatomy.encoder_layers:
+            return ForcedRow(tuple(prompt), (*self.opening, *fed), len(self.opening) - 1)
+        return ForcedRow((), (*prompt, *fed), len(prompt) - 1)
 
     def subject_end(self, text: str, subject: str, *, start: int | None = None) -> int:
         """Index in `encode(text)` of the last token of the subject; see
@@ -192,6 +207,7 @@ class LanguageModel:
         past: Any = None,
         use_cache: bool = False,
         reading: Reading | None = None,
+        source: Source | None = None,
     ) -> Any:
         """Run the backbone: its output holds `last_hidden_state` (rows, tokens, width) and
         `past_key_values`.
@@ -201,9 +217,12 @@ class LanguageModel:
             mask: shape (rows, cached and new tokens), 1 for real tokens and 0 for padding.
             past: the attention cache that an earlier call with `use_cache` returned.
             reading: which of the tokens are prompts, for changes that look at them.
+            source: what the encoder has made of the prompts, where the model has one; see `encoded`.
 
         Logits are `anatomy.unembed` of the states that are wanted. Gradients flow unless the caller
         stops them.
+
+        Raises: UnsupportedModel: an encoder-decoder model cannot run over text that its encoder has not read.
         """
         ids, mask = ids.to(self.device), mask.to(self.device)
         arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "use_cache": use_cache}
@@ -212,11 +231,26 @@ class LanguageModel:
             arguments["position_ids"] = positions[:, -ids.shape[1] :]
         if past is not None:
             arguments["past_key_values"] = past
-        outer, self.reading = self.reading, reading
-        try:
-            return self.anatomy.backbone(**arguments, return_dict=True)
-        finally:
-            self.reading = outer
+        if source is not None:
+            arguments["encoder_hidden_states"], arguments["encoder_attention_mask"] = source.states, source.mask
+        elif self.anatomy.encoder_layers:
+            raise UnsupportedModel(
+                f"{self.name} is an encoder-decoder model: it answers prompts, and has no stream of running text."
+            )
+        return self._read(self.anatomy.backbone, arguments, reading)
+
+    def encoded(self, prompts: Sequence[Sequence[int]], reading: Reading | None = None) -> Source:
+        """What the encoder makes of prompts in tokens.
+
+        Args:
+            reading: is told which tokens the prompts are.
+        """
+        assert self.anatomy.encoder is not None
+        ids, mask = (each.to(self.device) for each in right_padded(prompts))
+        if reading is not None:
+            reading.prompts = mask.bool()
+        arguments = {"input_ids": ids, "attention_mask": mask}
+        return Source(self._read(self.anatomy.encoder, arguments, reading).last_hidden_state, mask)
 
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits (rows, tokens, vocabulary) at every position."""
@@ -245,24 +279,16 @@ class LanguageModel:
         def run(batch: list[int]) -> list[tuple[list[int], bool]]:
             chosen = [rows[index] for index in batch]
             past, cached = self._shared(chosen)
-            reading = Reading(None)
-
-            def step(ids: Tensor, mask: Tensor, past: Any) -> tuple[Tensor, Any]:
-                output = self.forward(ids, mask, past=past, use_cache=True, reading=reading)
-                reading.behind()
-                logits = self.anatomy.unembed(output.last_hidden_state[:, -1])
-                return logits, output.past_key_values
-
-            reading.prompts = left_padded([row[cached:] for row in chosen])[1].bool()
+            decoding = Decoding(self, chosen, cached=cached)
             return continue_greedily(
-                step,
-                [row[cached:] for row in chosen],
+                decoding,
+                decoding.rows,
                 limits=[limits[index] for index in batch],
                 finished=finished,
                 end_ids=self._end_ids,
                 past=past,
                 cached=cached,
-                selected=reading.select,
+                selected=decoding.select,
             )
 
         def run_safely(batch: list[int]) -> list[tuple[list[int], bool]]:
@@ -277,7 +303,7 @@ class LanguageModel:
                 }
                 return [made[index] for index in batch]
 
-        made = self.in_batches([len(row) for row in rows], run_safely, keys=_beginnings(rows))
+        made = self.in_batches([len(row) for row in rows], run_safely, keys=self._beginnings(rows))
         answers: dict[str, Generation] = {}
         for prompt, (new, ended) in zip(unique, made, strict=True):
             text, cut = stop.cut(self.decode(new))
@@ -285,27 +311,25 @@ class LanguageModel:
         return [answers[prompt] for prompt in prompts]
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:
-        """Teacher-forced scores of (prompt, answer) pairs, in their order.
+        """Teacher-forced scores of (prompt, answer) pairs, in their order, without `closing`.
 
         Raises: PromptTooLong: a pair does not fit the model's context. AmbiguousTokens: an answer
         has no tokens.
         """
         unique = list(dict.fromkeys(pairs))
         encoded = [self.encode_answer(prompt, answer) for prompt, answer in unique]
-        for (prompt, _), (before, after) in zip(unique, encoded, strict=True):
-            self._room(prompt, before, 1)
-            self._room(prompt, [*before, *after[:-1]], 1)
+        encoded = [(before, after[: len(after) - len(self.closing)]) for before, after in encoded]
+        forced = [self.forced_row(before, after[:-1]) for before, after in encoded]
+        for (prompt, _), (before, _), row in zip(unique, encoded, forced, strict=True):
+            self._check_length(prompt, before)
+            self._check_length(prompt, row.stream)
 
         def run(batch: list[int]) -> list[Score]:
-            items = [encoded[index] for index in batch]
-            logits = self._logits_at(
-                [[*before, *after[:-1]] for before, after in items],
-                [range(len(before) - 1, len(before) + len(after) - 1) for before, after in items],
-            )
-            return [_score(rows, after) for rows, (_, after) in zip(logits, items, strict=True)]
+            logits = self._logits_at([forced[index] for index in batch])
+            return [_score(rows, encoded[index][1]) for rows, index in zip(logits, batch, strict=True)]
 
         lengths = [len(before) + len(after) for before, after in encoded]
-        made = self.in_batches(lengths, run, keys=_beginnings([before for before, _ in encoded]))
+        made = self.in_batches(lengths, run, keys=self._beginnings([before for before, _ in encoded]))
         scores = dict(zip(unique, made, strict=True))
         return [scores[pair] for pair in pairs]
 
@@ -319,15 +343,14 @@ class LanguageModel:
             self._room(prompt, row, 1)
 
         def run(batch: list[int]) -> list[list[tuple[str, float]]]:
-            chosen = [rows[index] for index in batch]
             tops: list[list[tuple[str, float]]] = []
-            for logits in self._logits_at(chosen, [[len(row) - 1] for row in chosen]):
+            for logits in self._logits_at([self.forced_row(rows[index], ()) for index in batch]):
                 likely = logits[0].float().softmax(-1).topk(min(k, logits.shape[-1]))
                 pairs = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
                 tops.append([(self._token_text(token), probability) for token, probability in pairs])
             return tops
 
-        return self.in_batches([len(row) for row in rows], run, keys=_beginnings(rows))
+        return self.in_batches([len(row) for row in rows], run, keys=self._beginnings(rows))
 
     def batches(
         self,
@@ -373,42 +396,62 @@ class LanguageModel:
 
     # ---- inner working
 
+    def _read(self, stack: nn.Module, arguments: Mapping[str, Any], reading: Reading | None) -> Any:
+        """Run one of the model's stacks while changes can see what is read."""
+        outer, self.reading = self.reading, reading
+        try:
+            return stack(**arguments, return_dict=True)
+        finally:
+            self.reading = outer
+
     def _room(self, prompt: str, row: Sequence[int], wanted: int) -> int:
-        """How many of the wanted tokens fit after a row."""
-        if not row:
-            raise PromptTooLong(prompt, 0, self.context_length)
+        """How many of the wanted tokens of an answer fit, once the model has read a prompt's row."""
+        self._check_length(prompt, row)
         if self.context_length is None:
             return wanted
-        if len(row) > self.context_length:
+        return min(wanted, self.context_length - len(self.opening or row) + 1)
+
+    def _check_length(self, prompt: str, row: Sequence[int]) -> None:
+        """Raise `PromptTooLong` for a row that the model cannot read."""
+        if not row or (self.context_length is not None and len(row) > self.context_length):
             raise PromptTooLong(prompt, len(row), self.context_length)
-        return min(wanted, self.context_length - len(row) + 1)
 
     def _token_text(self, token: int) -> str:
         text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
 
-    def _logits_at(self, rows: Sequence[Sequence[int]], positions: Sequence[Sequence[int] | range]) -> list[Tensor]:
-        """Logits (positions, vocabulary) at chosen positions of each row, the first of which is the prompt's last; the
-        head runs at these alone."""
-        past, cached = self._shared([row[: places[0] + 1] for row, places in zip(rows, positions, strict=True)])
-        ids, mask = right_padded([row[cached:] for row in rows])
+    def _logits_at(self, rows: Sequence[ForcedRow]) -> list[Tensor]:
+        """Logits (answer tokens, vocabulary) for each row; the head runs where answer tokens are predicted alone."""
+        past, cached = self._shared([row.stream[: row.first + 1] for row in rows])
+        ids, mask = right_padded([row.stream[cached:] for row in rows])
         mask = torch.cat([torch.ones(len(rows), cached, dtype=mask.dtype), mask], dim=1)
-        ends = torch.tensor([places[0] - cached for places in positions])
-        reading = Reading(torch.arange(ids.shape[1]) <= ends[:, None])
-        states = self.forward(ids, mask, past=past, reading=reading).last_hidden_state
-        row_index = [row for row, places in enumerate(positions) for _ in places]
-        place_index = [place - cached for places in positions for place in places]
+        if self.anatomy.encoder_layers:
+            reading = Reading(None, in_encoder=True)
+            source = self.encoded([row.source for row in rows], reading)
+        else:
+            ends = torch.tensor([row.first - cached for row in rows])
+            reading, source = Reading(torch.arange(ids.shape[1]) <= ends[:, None]), None
+        states = self.forward(ids, mask, past=past, reading=reading, source=source).last_hidden_state
+        row_index = [number for number, row in enumerate(rows) for _ in row.read]
+        place_index = [place - cached for row in rows for place in row.read]
         logits = self.anatomy.unembed(states[row_index, place_index])
-        return list(torch.split(logits, [len(places) for places in positions]))
+        return list(torch.split(logits, [len(row.read) for row in rows]))
+
+    def _beginnings(self, rows: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+        """What decides which rows are worth a common batch: their beginning, where much can follow it."""
+        shares = not self.anatomy.encoder_layers
+        return [tuple(row[:SHARED_TOKENS]) if shares and len(row) > 2 * SHARED_TOKENS else () for row in rows]
 
     def _shared(self, rows: Sequence[Sequence[int]]) -> tuple[Any, int]:
         """The attention cache of what all rows begin with, one copy per row, and how many tokens these are.
 
         A memory method puts the same demonstrations before every question; they are read once. (None, 0) where it
-        does not pay, where attention looks through a sliding window (padding behind the cache would push it on), and
-        where a change wants to see whole prompts.
+        does not pay, where attention looks through a sliding window (padding behind the cache would push it on), where
+        an encoder reads the prompts, and where a change wants to see whole prompts.
         """
+        if self.anatomy.encoder_layers:
+            return None, 0
         cached = common_prefix(rows)
         whole = any(getattr(change, "reads_prompts", False) for change in self.installed)
         if len(rows) < 2 or cached < SHARED_TOKENS or self._slides or whole:
@@ -437,14 +480,3 @@ def _score(logits: Tensor, answer: Sequence[int]) -> Score:
     wanted = torch.tensor(answer, device=logits.device)
     picked = log_probs.gather(-1, wanted[:, None])[:, 0]
     return Score(tuple(picked.tolist()), tuple(logits.argmax(-1).tolist()), tuple(answer))
-
-
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Every token that ends a text by the model's generation settings, its configuration or its
-    tokenizer."""
-    found: set[int] = set()
-    settings = (getattr(model, "generation_config", None), model.config, tokenizer)
-    for holder in settings:
-        ids = getattr(holder, "eos_token_id", None)
-        found.update(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
-    return frozenset(found)

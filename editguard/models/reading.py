@@ -20,10 +20,13 @@ class Reading:
         prompts: (rows, columns of the pass), bool, the tokens that belong to prompts; None in the later passes of a
             cached decoding, whose tokens all stand behind the prompts.
         decided: by the change that has decided, one tensor with a row for each row of the pass.
+        in_encoder: the prompts are read by an encoder, and `prompts` has its columns: for the whole of the first pass,
+            also while the decoder reads the first tokens of its own.
     """
 
     prompts: Tensor | None
     decided: dict[Any, Tensor] = field(default_factory=dict)
+    in_encoder: bool = False
 
     @property
     def ends(self) -> Tensor | None:

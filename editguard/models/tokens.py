@@ -22,11 +22,17 @@ class TextEncoder:
     Args:
         tokenizer: of the model; its padding side and pad token are neither read nor changed.
         chat: put every prompt into the tokenizer's chat template, as the user's only message.
+        closes: texts are whole, as an encoder and the decoder behind it read and write them: the special tokens that
+            the tokenizer puts behind a text belong to it. A decoder alone goes on where a prompt ends.
+
+    Attributes:
+        prefix: the special tokens in front of every text.
+        closing: those behind it; none unless `closes`.
 
     Raises: ConfigurationError: `chat` for a tokenizer that has no chat template.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, chat: bool = False) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, chat: bool = False, closes: bool = False) -> None:
         if chat and not getattr(tokenizer, "chat_template", None):
             raise ConfigurationError(
                 "the chat template is switched on, but the model's tokenizer has none: "
@@ -34,7 +40,9 @@ class TextEncoder:
             )
         self.tokenizer = tokenizer
         self.chat = chat
-        self._prefix = _special_prefix(tokenizer)
+        self.prefix, behind = _special_frame(tokenizer)
+        self.closes = closes
+        self.closing = behind if closes else ()
 
     def render(self, prompt: str) -> str:
         """The text that the model reads for a prompt: the filled-in chat template, or the prompt
@@ -56,14 +64,13 @@ class TextEncoder:
         return rendered
 
     def encode(self, prompt: str) -> list[int]:
-        """Ids of the rendered prompt, with the tokenizer's BOS in front where it has one."""
-        return self._with_prefix(self._plain(self.render(prompt)))
+        """Ids of the rendered prompt, with the tokenizer's BOS in front where it has one; closed where texts are."""
+        return self._framed(self._plain(self.render(prompt)), chat=self.chat)
 
     def encode_text(self, text: str) -> list[int]:
         """Ids of a running text as it stands, never rendered as a chat, with BOS as for a
         prompt."""
-        ids = self._plain(text)
-        return [*self._front(ids, chat=False), *ids]
+        return self._framed(self._plain(text), chat=False)
 
     def encode_answer(self, prompt: str, answer: str) -> tuple[list[int], list[int]]:
         """Ids of the prompt, and ids of the answer as they follow it; the answer's hold no special
@@ -74,8 +81,16 @@ class TextEncoder:
         with those of the prompt, the rest are the answer's; else the answer's are those that it has
         after a neutral word, so that the prompt is read the same with and without an answer.
 
+        Where texts are whole (`closes`), the answer is a text of its own without white space around it, and its ids end
+        with `closing`: that is how its writer says that it ends.
+
         Raises: AmbiguousTokens: the answer has no tokens at all.
         """
+        if self.closes:
+            written = self._plain(answer.strip())
+            if not written:
+                raise AmbiguousTokens(f"the answer {answer!r} has no tokens.")
+            return self.encode(prompt), [*written, *self.closing]
         rendered = self.render(prompt)
         before = self._plain(rendered)
         spaced = not rendered or rendered[-1].isspace()
@@ -84,7 +99,7 @@ class TextEncoder:
         follows = whole[len(before) :] if whole[: len(before)] == before else self._alone(tail)
         if not follows:
             raise AmbiguousTokens(f"the answer {answer!r} has no tokens of its own after the prompt {prompt!r}.")
-        return self._with_prefix(before), follows
+        return self._framed(before, chat=self.chat), follows
 
     def subject_end(self, text: str, subject: str, *, start: int | None = None) -> int:
         """Index in `encode(text)` of the last token that overlaps the subject.
@@ -133,12 +148,14 @@ class TextEncoder:
     def _front(self, ids: Sequence[int], *, chat: bool) -> tuple[int, ...]:
         """The special tokens to put before `ids`: none where a chat template or the text itself has
         written them."""
-        if chat or (self._prefix and tuple(ids[: len(self._prefix)]) == self._prefix):
+        if chat or (self.prefix and tuple(ids[: len(self.prefix)]) == self.prefix):
             return ()
-        return self._prefix
+        return self.prefix
 
-    def _with_prefix(self, ids: list[int]) -> list[int]:
-        return [*self._front(ids, chat=self.chat), *ids]
+    def _framed(self, ids: list[int], *, chat: bool) -> list[int]:
+        """The ids between the special tokens that belong to a text."""
+        closed = self.closing and tuple(ids[-len(self.closing) :]) == self.closing
+        return [*self._front(ids, chat=chat), *ids, *(() if closed else self.closing)]
 
     def _alone(self, tail: str) -> list[int]:
         """Ids of the tail of a text as they are after a word that keeps its own tokens."""
@@ -170,15 +187,14 @@ class TextEncoder:
             )
 
 
-def _special_prefix(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The special tokens that the tokenizer puts before a text; those that it puts behind are left
-    out."""
+def _special_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The special tokens that the tokenizer puts before a text, and those that it puts behind."""
     plain = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a")["input_ids"]
     for at in range(len(full) - len(plain) + 1):
         if full[at : at + len(plain)] == plain:
-            return tuple(full[:at])
-    return ()
+            return tuple(full[:at]), tuple(full[at + len(plain) :])
+    return (), ()
 
 
 def _occurrence(text: str, subject: str, start: int | None) -> int:

@@ -6,7 +6,17 @@ import pytest
 import torch
 import zoo
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, GPT2Config, GPT2Model, MambaConfig, MambaForCausalLM, T5Config
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BartConfig,
+    GPT2Config,
+    GPT2Model,
+    MambaConfig,
+    MambaForCausalLM,
+    PegasusConfig,
+    T5Config,
+    T5Model,
+)
 
 from editguard.errors import UnknownPart, UnsupportedModel
 from editguard.models.anatomy import Anatomy
@@ -170,7 +180,7 @@ def test_names_of_matrices_are_those_of_the_models_parameters(family):
 
 
 def test_every_row_has_a_tiny_model():
-    covered = {zoo.tiny(family).anatomy.family for family in zoo.FAMILIES}
+    covered = {zoo.tiny(family).anatomy.family for family in (*zoo.FAMILIES, *zoo.ENCODER_DECODER)}
     assert covered == set(FAMILIES)
 
 
@@ -191,10 +201,24 @@ def test_a_model_without_a_head_is_refused():
         Anatomy(GPT2Model(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=50)))
 
 
-def test_an_encoder_decoder_is_refused():
-    config = T5Config(vocab_size=50, d_model=8, d_ff=16, num_layers=1, num_heads=2, d_kv=4)
-    with pytest.raises(UnsupportedModel):
+def test_an_encoder_decoder_of_another_family_is_refused():
+    small = {"vocab_size": 50, "d_model": 8, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = PegasusConfig(**small, encoder_layers=1, decoder_layers=1)
+    with pytest.raises(UnsupportedModel, match="'pegasus'"):
         Anatomy(AutoModelForSeq2SeqLM.from_config(config))
+
+
+def test_an_encoder_that_is_wider_than_its_decoder_is_refused():
+    small = {"vocab_size": 50, "d_model": 8, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    config = BartConfig(**small, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=24)
+    with pytest.raises(UnsupportedModel, match="differ in width"):
+        Anatomy(AutoModelForSeq2SeqLM.from_config(config))
+
+
+def test_an_encoder_decoder_without_a_head_is_refused():
+    config = T5Config(vocab_size=50, d_model=8, d_ff=16, num_layers=1, num_heads=2, d_kv=4)
+    with pytest.raises(UnsupportedModel, match="sequence-to-sequence language model"):
+        Anatomy(T5Model(config))
 
 
 def test_a_bloom_variant_whose_stream_starts_from_a_norm_is_refused():
