@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     model = load_model(options.model, device=options.device)
     requests = [case.request for case in pocket_cases(options.edits)]
-    wanted = [predictions(*model.encode_answer(fact.text, str(fact.previous))) for fact in requests]
+    wanted = [predictions(model, *model.encode_answer(fact.text, str(fact.previous))) for fact in requests]
     attributions(model, wanted[0], steps=options.steps)  # warm
     ours = layerwise = single = 0.0
     gap = 0.0

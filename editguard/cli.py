@@ -118,6 +118,7 @@ def _described(info: MethodInfo, width: int) -> str:
     lines = {
         "changes": info.changes,
         "batches": "yes, several requests are one computation" if info.batches else "no, one request after another",
+        "models": "decoders, and encoders with a decoder" if info.encoder_decoder else "decoders alone",
         "prepares": info.prepares,
         "source": info.source,
     }

@@ -198,6 +198,12 @@ ENCODER_DECODER: tuple[str, ...] = tuple(_PAIRED_CONFIGS)
 REPRESENTATIVE: tuple[str, ...] = ("gpt2", "gptj", "llama", "opt")
 """Conv1D with tied head; parallel blocks with a head bias; gated without biases; ReLU with BOS."""
 
+ALL: tuple[str, ...] = (*FAMILIES, *ENCODER_DECODER)
+"""Every family of either kind."""
+
+QUICK: tuple[str, ...] = (*REPRESENTATIVE, ENCODER_DECODER[0])
+"""Those that quick tests take."""
+
 WITH_BOS = frozenset({"opt", "opt_post_norm", "llama", "mistral", "gemma2", "gemma3_text", "gemma3", "bart"})
 
 

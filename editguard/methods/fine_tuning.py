@@ -26,7 +26,7 @@ from editguard.errors import InvalidSettings, MethodRefused
 from editguard.methods.already_true import already_true, warn_already_true
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Published, Recipe
-from editguard.models.continuation import Passes, Row, continued
+from editguard.models.answer_passes import AnswerPasses, Pair, answer_passes
 from editguard.models.weights import Delta, Dense
 
 if TYPE_CHECKING:
@@ -34,7 +34,11 @@ if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
 
 LossPosition = Literal["prompt-last", "target-new"]
-"""Where the answer's tokens are read: all of them after the prompt's last token, or each after the ones before it."""
+"""Where the answer's tokens are read: all of them after the prompt's last token, or each after the ones before it.
+
+With an encoder, the decoder's opening stands for the prompt's last token, and "target-new" reads the closing token too:
+an answer has to end.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +91,10 @@ class MaskedFineTuningSettings(FineTuningSettings):
     norm_constraint: float | None = None
 
 
+_EASY_PAIRED: Final = (
+    "EasyEdit, hparams/FT, the upper of its two layers; its loss, which reads each token where that very token is fed, "
+    "left off"
+)
 _ROME: Final = "ROME repository, hparams/FT"
 _CONSTRAINED: Final = f"{_ROME} (constrained)"
 _EASY: Final = "EasyEdit, hparams/FT"
@@ -104,6 +112,7 @@ _WITHOUT_BALL: Final = (
     Published("llama", 28, 3072, _EASY, {"layer": 21, "batch_size": 1}),
     Published("mistral", 32, 4096, f"{_EASY}, its ball left off", {"layer": 21, "batch_size": 1}),
     Published("qwen2", 28, 3584, _EASY, {"layer": 27, "batch_size": 1}),
+    Published("t5", 48, 1024, _EASY_PAIRED, {"layer": 24 + 21, "epochs": 50, "batch_size": 1}, d_ff=16384),
 )
 """EasyEdit keeps one file for both losses."""
 
@@ -126,6 +135,12 @@ def derived_without_ball(layers: int) -> Mapping[str, tuple[Any, str]]:
     return {"layer": (2 * layers // 3, "two thirds of the blocks, as published for models of 32")}
 
 
+def derived_with_encoder(encoder_layers: int, decoder_layers: int) -> Mapping[str, tuple[Any, str]]:
+    """Return the layer of all three for an encoder-decoder model that no source speaks of: decoder block 21 of 24."""
+    layer = encoder_layers + 7 * decoder_layers // 8
+    return {"layer": (layer, "seven eighths up the decoder, as published for one of 24 blocks")}
+
+
 @dataclass(frozen=True)
 class Example:
     """One request in tokens."""
@@ -133,12 +148,9 @@ class Example:
     prompt: tuple[int, ...]
     target: tuple[int, ...]
 
-    def row(self, position: LossPosition) -> Row:
-        """The row to run; the changed weight acts on all of its tokens."""
-        if position == "prompt-last":
-            return Row(self.prompt, 0, (len(self.prompt) - 1,))
-        ids = (*self.prompt, *self.target[:-1])
-        return Row(ids, 0, tuple(range(len(self.prompt) - 1, len(ids))))
+    def pair(self, position: LossPosition) -> Pair:
+        """What to run: for "prompt-last" the prompt and nothing behind it."""
+        return self.prompt, self.target[:1] if position == "prompt-last" else self.target
 
 
 def prompt_last_loss(logits: Tensor, targets: Sequence[Sequence[int]]) -> Tensor:
@@ -267,7 +279,7 @@ class FineTuning(ABC):
             edited.activate()
             true = dict(zip(unique, already_true(model, unique), strict=True))
             try:
-                data = [] if all(true.values()) else examples(model, unique)
+                data = [] if all(true.values()) else examples(model, unique, self.settings.loss_position)
                 deltas, record = fine_tuned(model, matrix, data, self.settings)
             except FloatingPointError as failure:
                 raise MethodRefused(
@@ -296,7 +308,7 @@ class ConstrainedFineTuning(FineTuning):
 
     name = "ft-l"
     settings_type = FineTuningSettings
-    recipe = Recipe(FineTuningSettings, CONSTRAINED, derived)
+    recipe = Recipe(FineTuningSettings, CONSTRAINED, derived, derived_with_encoder)
 
 
 class FreeFineTuning(FineTuning):
@@ -304,7 +316,7 @@ class FreeFineTuning(FineTuning):
 
     name = "ft"
     settings_type = FreeFineTuningSettings
-    recipe = Recipe(FreeFineTuningSettings, FREE, derived_without_ball)
+    recipe = Recipe(FreeFineTuningSettings, FREE, derived_without_ball, derived_with_encoder)
 
 
 class MaskedFineTuning(FineTuning):
@@ -312,13 +324,16 @@ class MaskedFineTuning(FineTuning):
 
     name = "ft-m"
     settings_type = MaskedFineTuningSettings
-    recipe = Recipe(MaskedFineTuningSettings, MASKED, derived_without_ball)
+    recipe = Recipe(MaskedFineTuningSettings, MASKED, derived_without_ball, derived_with_encoder)
 
 
-def examples(model: LanguageModel, requests: Sequence[EditRequest]) -> list[Example]:
-    """Return the requests in tokens."""
+def examples(model: LanguageModel, requests: Sequence[EditRequest], position: LossPosition) -> list[Example]:
+    """Return the requests in tokens; a target that is read from one place does not close there."""
     pairs = [model.encode_answer(request.text, request.target) for request in requests]
-    return [Example(tuple(prompt), tuple(target)) for prompt, target in pairs]
+    return [
+        Example(tuple(prompt), tuple(target if position == "target-new" else model.unclosed(target)))
+        for prompt, target in pairs
+    ]
 
 
 def fine_tuned(
@@ -336,8 +351,8 @@ def fine_tuned(
     trained = TrainedChange(matrix, trains_bias=settings.trains_bias)
     optimiser = torch.optim.Adam(trained.parameters, lr=settings.step_size)
     batches = [data[at : at + settings.batch_size] for at in range(0, len(data), settings.batch_size)]
-    rows = [[example.row(settings.loss_position) for example in batch] for batch in batches]
-    passes = [continued(model, of_batch, settings.layer) for of_batch in rows]
+    pairs = [[example.pair(settings.loss_position) for example in batch] for batch in batches]
+    passes = [answer_passes(model, of_batch, settings.layer) for of_batch in pairs]
     updates, history = 0, []
     for _ in range(settings.epochs if batches else 0):
         losses = []
@@ -369,7 +384,7 @@ def fine_tuned(
     }
 
 
-def _loss(run: Passes, batch: Sequence[Example], position: LossPosition) -> Tensor:
+def _loss(run: AnswerPasses, batch: Sequence[Example], position: LossPosition) -> Tensor:
     targets = [example.target for example in batch]
     loss = prompt_last_loss if position == "prompt-last" else target_new_loss
     return loss(run.logits(), targets)

@@ -50,7 +50,7 @@ class InContextSettings:
     context_limit: int | None = None
     """Tokens that the model may read and write; None = its own context length."""
     answer_tokens: int = 24
-    """Tokens kept free for the answer."""
+    """Tokens kept free for the answer; none behind an encoder, which reads the prompt alone."""
     seed: int = 0
     """Of the choice among paraphrases and neighbours, and of the shuffle."""
 
@@ -160,7 +160,8 @@ class InContextPrompter:
     def _fits(self, written: Written) -> bool:
         limits = (self._settings.context_limit, self._model.context_length)
         known = [limit for limit in limits if limit is not None]
-        return not known or written.tokens + self._settings.answer_tokens <= min(known)
+        beside = 0 if self._model.anatomy.encoder_layers else self._settings.answer_tokens
+        return not known or written.tokens + beside <= min(known)
 
     def _routed(self, rows: Sequence[EditRequest], probes: Sequence[str]) -> list[tuple[int, float]]:
         """Return for each probe the nearest row and its similarity; of equals the older one."""

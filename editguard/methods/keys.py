@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SubjectRow:
-    """A prompt in tokens, and the position s of the subject's last one."""
+    """A prompt in tokens, and the position s of the subject's last one.
+
+    Behind an encoder the tokens are a decoder's, and `source` the prompt that the encoder reads.
+    """
 
     ids: tuple[int, ...]
     end: int
+    source: tuple[int, ...] = ()
 
 
 def subject_row(model: LanguageModel, request: EditRequest, context: str = "") -> SubjectRow:
@@ -63,7 +67,8 @@ def vectors(
 ) -> list[Tensor]:
     """Return what enters or leaves modules at the rows' subject ends: (rows, width) for each place, at least float32.
 
-    Of a row only the tokens up to the subject's end run, and the pass ends at the last of the places.
+    Of a row only the tokens up to the subject's end run, and the pass ends at the last of the places. Behind an encoder
+    the places are the decoder's.
     """
 
     def run(batch: list[int]) -> list[list[Tensor]]:
@@ -74,13 +79,16 @@ def vectors(
             ids[number, : ends[number] + 1] = torch.tensor(rows[index].ids[: ends[number] + 1])
         with ExitStack() as hooks:
             captured = [hooks.enter_context(capture(module, at)) for module, at in places]
+            sources = [rows[index].source for index in batch]
+            source = model.encoded(sources) if model.anatomy.encoder_layers else None
             hooks.enter_context(stop_after(*places[-1]))
-            model.forward(ids, torch.ones_like(ids))  # padding on the right is hidden by causality
+            # Padding on the right is hidden by causality.
+            model.forward(ids, torch.ones_like(ids), source=source)
         grids = [each.value.reshape(len(batch), width, -1) for each in captured]
         found = [_widened(grid[range(len(batch)), ends]) for grid in grids]
         return [list(of_row) for of_row in zip(*found, strict=True)]
 
-    by_row = model.in_batches([row.end + 1 for row in rows], run)
+    by_row = model.in_batches([len(row.source) + row.end + 1 for row in rows], run)
     return [torch.stack(list(of_place)) for of_place in zip(*by_row, strict=True)]
 
 

@@ -9,7 +9,8 @@ brought from a masked language model to a causal one:
 - the activations are read, and scaled, at the one position that predicts the answer, the prompt's last;
 - as in the authors' code the whole vector of a layer is scaled at once, where the paper's formula scales one neuron;
 - an answer of several tokens: each token is attributed at its own position, behind the answer's own earlier tokens,
-  and the scores are averaged (the port goes on with the model's most likely tokens instead).
+  and the scores are averaged (the port goes on with the model's most likely tokens instead);
+- behind an encoder the neurons are the decoder's, as in the port: there alone is a position that predicts the answer.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from editguard.methods.keys import SubjectRow, vectors
 from editguard.methods.one_by_one import one_by_one
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Published, Recipe
+from editguard.models.decoding import copied_past
 from editguard.models.hooks import replaced
+from editguard.models.streams import ForcedRow
 from editguard.models.weights import Delta, LowRank
 
 if TYPE_CHECKING:
@@ -115,7 +118,14 @@ PUBLISHED = (
     Published("llama", 32, 4096, _ONE_STEP, {**_WAY, "threshold": 0.2}),
     Published("mistral", 32, 4096, _ONE_STEP, {**_WAY, "threshold": 0.2}),
     Published("qwen2", 28, 3584, _ONE_STEP, {**_WAY, "threshold": 0.2}),
+    Published("t5", 48, 1024, _PORT, {**_WAY, "steps": 20, "threshold": 0.2}, d_ff=16384),
 )
+
+
+def derived_with_encoder(encoder_layers: int, decoder_layers: int) -> Mapping[str, tuple[Any, str]]:
+    """Return that the bare prompt alone is attributed: a decoder behind an encoder writes no prefix contexts."""
+    del encoder_layers, decoder_layers
+    return {"refines": (False, "a decoder behind an encoder does not continue texts, so there are no prefix contexts")}
 
 
 # ---- the paper's formulas
@@ -189,15 +199,22 @@ def moved_columns(
 
 @dataclass(frozen=True)
 class Prediction:
-    """One token that is to be predicted, behind the tokens before it."""
+    """One token that is to be predicted, behind the tokens before it and, with an encoder, the prompt in that."""
 
     before: tuple[int, ...]
     token: int
+    source: tuple[int, ...] = ()
 
 
-def predictions(prompt: Sequence[int], answer: Sequence[int]) -> list[Prediction]:
+def predictions(model: LanguageModel, prompt: Sequence[int], answer: Sequence[int]) -> list[Prediction]:
     """The answer's tokens, each behind the prompt and the answer's earlier tokens."""
-    return [Prediction((*prompt, *answer[:place]), token) for place, token in enumerate(answer)]
+    rows = [model.forced_row(prompt, answer[:place]) for place in range(len(answer))]
+    return [Prediction(row.stream, token, row.source) for row, token in zip(rows, answer, strict=True)]
+
+
+def neuron_layers(model: LanguageModel) -> range:
+    """The layers whose neurons are attributed: the decoder's; "layers" of shapes below are these, in their order."""
+    return range(model.anatomy.encoder_layers, model.anatomy.layers)
 
 
 def activations(model: LanguageModel, wanted: Sequence[Prediction]) -> Tensor:
@@ -205,8 +222,8 @@ def activations(model: LanguageModel, wanted: Sequence[Prediction]) -> Tensor:
 
     One pass, whatever the number of layers; at least float32.
     """
-    rows = [SubjectRow(each.before, len(each.before) - 1) for each in wanted]
-    downs = [model.anatomy.down_projection(layer).module for layer in range(model.anatomy.layers)]
+    rows = [SubjectRow(each.before, len(each.before) - 1, each.source) for each in wanted]
+    downs = [model.anatomy.down_projection(layer).module for layer in neuron_layers(model)]
     return torch.stack([each.to(model.device) for each in vectors(model, rows, [(down, "input") for down in downs])], 1)
 
 
@@ -220,18 +237,20 @@ def attributions(model: LanguageModel, wanted: Sequence[Prediction], *, steps: i
     Raises: PromptTooLong: a token stands beyond the model's context.
     """
     for each in wanted:
-        if model.context_length is not None and len(each.before) > model.context_length:
-            raise PromptTooLong(model.decode(each.before), len(each.before), model.context_length)
+        longest = max(each.before, each.source, key=len)
+        if model.context_length is not None and len(longest) > model.context_length:
+            raise PromptTooLong(model.decode(longest), len(longest), model.context_length)
     present = activations(model, wanted)
     alphas = path(steps, grid).to(present)
-    integrals = [(number, layer) for number in range(len(wanted)) for layer in range(model.anatomy.layers)]
+    integrals = [(number, place) for number in range(len(wanted)) for place in range(present.shape[1])]
 
     def run(batch: list[int]) -> list[Tensor]:
         [number] = {integrals[index][0] for index in batch}
-        layers = [integrals[index][1] for index in batch]
-        points = alphas[:, None] * present[number, layers][:, None]  # (layers, steps, d_ff)
+        places = [integrals[index][1] for index in batch]
+        points = alphas[:, None] * present[number, places][:, None]  # (layers, steps, d_ff)
+        layers = [neuron_layers(model)[place] for place in places]
         gradients = _gradients(model, wanted[number], layers, points)
-        return list(integrated_gradients(present[number, layers], gradients))
+        return list(integrated_gradients(present[number, places], gradients))
 
     keys = [(number,) for number, _ in integrals]
     scores = model.in_batches([1] * len(integrals), run, keys=keys)
@@ -245,13 +264,7 @@ def _gradients(model: LanguageModel, wanted: Prediction, layers: Sequence[int], 
     """
     steps = points.shape[1]
     rows = len(layers) * steps
-    *before, last = wanted.before
-    past = None
-    if before:
-        ids = torch.tensor([before])
-        with torch.no_grad():
-            past = model.forward(ids, torch.ones_like(ids), use_cache=True).past_key_values
-        past.batch_repeat_interleave(rows)
+    past, source = copied_past(model, ForcedRow(wanted.source, wanted.before, len(wanted.before) - 1), rows)
     with torch.enable_grad(), ExitStack() as hooks:
         points = points.detach().requires_grad_()
         for group, layer in enumerate(layers):
@@ -264,7 +277,10 @@ def _gradients(model: LanguageModel, wanted: Prediction, layers: Sequence[int], 
 
             hooks.enter_context(replaced(model.anatomy.down_projection(layer).module, scaled, at="input"))
         states = model.forward(
-            torch.full((rows, 1), last), torch.ones(rows, len(wanted.before), dtype=torch.long), past=past
+            torch.full((rows, 1), wanted.before[-1]),
+            torch.ones(rows, len(wanted.before), dtype=torch.long),
+            past=past,
+            source=source,
         ).last_hidden_state
         logits = model.anatomy.unembed(states[:, -1])
         probability = _widened(logits).softmax(-1)[:, wanted.token]
@@ -280,7 +296,7 @@ class Chosen:
     """What an edit goes by.
 
     Attributes:
-        neurons: mask (layers, d_ff).
+        neurons: mask (layers, d_ff), see `neuron_layers`.
         share: p that left them.
         highest: the highest score of the bare prompt, unit: probability.
     """
@@ -295,7 +311,7 @@ class KnowledgeNeurons:
 
     name: ClassVar[str] = "kn"
     settings_type: ClassVar[type] = KnowledgeNeuronSettings
-    recipe: ClassVar[Recipe] = Recipe(KnowledgeNeuronSettings, PUBLISHED)
+    recipe: ClassVar[Recipe] = Recipe(KnowledgeNeuronSettings, PUBLISHED, derived_with_encoder=derived_with_encoder)
 
     def __init__(
         self, settings: KnowledgeNeuronSettings | None = None, *, provenance: Mapping[str, str] | None = None
@@ -304,7 +320,10 @@ class KnowledgeNeurons:
         self.provenance = dict(provenance or {})
 
     def prepare(self, model: LanguageModel, data: Preparation) -> None:
-        """Draw the prefix contexts on the unedited model, where neurons are refined."""
+        """Draw the prefix contexts on the unedited model, where neurons are refined.
+
+        Raises: MethodRefused: they should be refined, and the model has an encoder.
+        """
         del data
         self._contexts(model)
 
@@ -328,7 +347,8 @@ class KnowledgeNeurons:
         contexts = self._contexts(model)
         edited.activate()
 
-        prompt, new = model.encode_answer(request.text, request.target)
+        prompt, target = model.encode_answer(request.text, request.target)
+        new = model.unclosed(target)
         old = present_answer(model, prompt, len(new))
         record: dict[str, Any] = {
             "settings": asdict(settings),
@@ -345,7 +365,11 @@ class KnowledgeNeurons:
             deltas, norms = self._deltas(model, chosen.neurons, old, new)
             changes = (WeightDelta(deltas),)
             record |= {
-                "neurons": {layer: chosen.neurons[int(layer)].nonzero()[:, 0].tolist() for layer in norms},
+                "neurons": {
+                    str(layer): of_layer.nonzero()[:, 0].tolist()
+                    for layer, of_layer in zip(neuron_layers(model), chosen.neurons, strict=True)
+                    if of_layer.any()
+                },
                 "share": chosen.share,
                 "highest_score": chosen.highest,
                 "relative_norm": norms,
@@ -363,7 +387,7 @@ class KnowledgeNeurons:
         parts: list[list[Prediction]] = []
         for context in contexts:
             prompt, known = model.encode_answer(context + request.text, request.previous or request.target)
-            parts.append(predictions(prompt, known if request.previous else old))
+            parts.append(predictions(model, prompt, model.unclosed(known) if request.previous else old))
         scores = attributions(
             model, [each for part in parts for each in part], steps=settings.steps, grid=settings.grid
         )
@@ -394,10 +418,12 @@ class KnowledgeNeurons:
             old_row, new_row = old_rows[0], new_rows.sum(0)
         deltas: dict[str, Delta] = {}
         norms: dict[str, float] = {}
-        for layer in neurons.any(1).nonzero()[:, 0].tolist():
+        for layer, of_layer in zip(neuron_layers(model), neurons, strict=True):
+            if not of_layer.any():
+                continue
             matrix = model.anatomy.down_projection(layer)
             weight = _widened(matrix.weight().detach())
-            chosen = neurons[layer].nonzero()[:, 0].to(weight.device)
+            chosen = of_layer.nonzero()[:, 0].to(weight.device)
             direction, lengths = moved_columns(
                 weight[:, chosen],
                 old_row.to(weight),
@@ -414,18 +440,25 @@ class KnowledgeNeurons:
     def _contexts(self, model: LanguageModel) -> tuple[str, ...]:
         if not self.settings.refines:
             return ("",)
+        if model.anatomy.encoder_layers:
+            raise MethodRefused(
+                f"kn cannot refine neurons on {model.name}: the decoder of an encoder-decoder model does not continue "
+                "texts, so there are no prefix contexts. Set refines = false."
+            )
         return prefix_contexts(model, lengths=self.settings.context_lengths, seed=self.settings.seed)
 
 
 @torch.no_grad()
 def present_answer(model: LanguageModel, prompt: Sequence[int], length: int) -> list[int]:
     """The `length` most likely tokens behind a prompt, one after the other; no token ends the answer early."""
-    ids = list(prompt)
+    forced = model.forced_row(prompt, ())
+    source = model.encoded([prompt]) if forced.source else None
+    ids = list(forced.stream)
     for _ in range(length):
         row = torch.tensor([ids])
-        state = model.forward(row, torch.ones_like(row)).last_hidden_state[:, -1]
+        state = model.forward(row, torch.ones_like(row), source=source).last_hidden_state[:, -1]
         ids.append(int(model.anatomy.unembed(state)[0].argmax()))
-    return ids[len(prompt) :]
+    return ids[len(forced.stream) :]
 
 
 def embeddings(model: LanguageModel, ids: Sequence[int], kind: Embedding) -> Tensor:

@@ -38,6 +38,7 @@ class MethodInfo:
         batches: whether several requests are one computation (otherwise they go one after another).
         prepares: what has to happen once per model, or "nothing".
         source: citation.
+        encoder_decoder: whether it edits models with an encoder too; where not, it refuses them.
         default: whether the method belongs to the default set.
     """
 
@@ -48,6 +49,7 @@ class MethodInfo:
     batches: bool
     prepares: str
     source: str
+    encoder_decoder: bool = False
     default: bool = False
 
     def load(self) -> type[EditMethod]:
@@ -82,6 +84,7 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         batches=True,
         prepares="nothing",
         source="Zhu et al. 2020, Modifying Memories in Transformer Models; as in Meng et al. 2022 (FT+L)",
+        encoder_decoder=True,
         default=True,
     ),
     MethodInfo(
@@ -92,6 +95,7 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         batches=True,
         prepares="nothing",
         source="Meng et al. 2022, Locating and Editing Factual Associations in GPT (the baseline FT)",
+        encoder_decoder=True,
     ),
     MethodInfo(
         name="ft-m",
@@ -101,6 +105,7 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         batches=True,
         prepares="nothing",
         source="Zhang et al. 2024, A Comprehensive Study of Knowledge Editing for Large Language Models",
+        encoder_decoder=True,
     ),
     MethodInfo(
         name="kn",
@@ -110,6 +115,7 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         batches=False,
         prepares="prefix contexts",
         source="Dai, Dong, Hao, Sui, Chang, Wei 2022, Knowledge Neurons in Pretrained Transformers",
+        encoder_decoder=True,
     ),
     MethodInfo(
         name="rome",
@@ -194,6 +200,7 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         batches=True,
         prepares="an index of the demonstration records",
         source="Zheng et al. 2023, Can We Edit Factual Knowledge by In-Context Learning?",
+        encoder_decoder=True,
         default=True,
     ),
 )
@@ -260,4 +267,5 @@ def _described(point: EntryPoint) -> MethodInfo:
         batches=getattr(thing, "batches", False),
         prepares=getattr(thing, "prepares", "not stated"),
         source=getattr(thing, "source", summary or "not stated"),
+        encoder_decoder=getattr(thing, "encoder_decoder", False),
     )

@@ -25,6 +25,7 @@ from editguard.edited.key_memory import KeyMemory, earlier_keys
 from editguard.edits import EditRequest, first_mentions, refuse_conflicts
 from editguard.errors import InvalidSettings, MethodRefused
 from editguard.methods.already_true import warn_already_true
+from editguard.methods.causal_stream import needs_causal_stream
 from editguard.methods.context_templates import prefix_contexts
 from editguard.methods.keys import averaged_keys, vectors
 from editguard.methods.value_optimisation import (
@@ -174,8 +175,9 @@ def block_or_mlp(model: LanguageModel) -> Place:
 def matrices(model: LanguageModel, method: str, layers: Sequence[int]) -> dict[int, Matrix]:
     """Return the down projections of the layers.
 
-    Raises: MethodRefused: the model does not have one of them.
+    Raises: MethodRefused: the model does not have one of them, or has an encoder.
     """
+    needs_causal_stream(model, method)
     beyond = [layer for layer in layers if layer >= model.anatomy.layers]
     if beyond:
         raise MethodRefused(

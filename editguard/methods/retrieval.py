@@ -75,8 +75,7 @@ class MeanPooledEncoder:
         found = []
         with EditedModel.original(model):
             for text in texts:
-                ids = torch.tensor([model.encode_text(text)])
-                states = model.forward(ids, torch.ones_like(ids)).last_hidden_state[0]
+                states = model.text_states(model.encode_text(text))
                 found.append(states.double().mean(0).cpu().numpy())
         return np.stack(found)
 

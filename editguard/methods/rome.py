@@ -20,6 +20,7 @@ from editguard.edited import AppliedEdit, EditedModel, WeightDelta
 from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused
 from editguard.methods.already_true import warn_already_true
+from editguard.methods.causal_stream import needs_causal_stream
 from editguard.methods.context_templates import ROME_LENGTHS, prefix_contexts
 from editguard.methods.keys import keys_and_outputs
 from editguard.methods.one_by_one import one_by_one
@@ -193,7 +194,7 @@ class RankOneInsertion:
     def prepare(self, model: LanguageModel, data: Preparation) -> None:
         """Draw the prefix contexts and factorise the second moment of the layer's keys, on the unedited model.
 
-        Raises: MethodRefused: the model has no such layer. MissingMaterial: there is no text.
+        Raises: MethodRefused: the model has no such layer, or an encoder. MissingMaterial: there is no text.
         """
         self._matrix(model)
         self._contexts(model)
@@ -260,6 +261,7 @@ class RankOneInsertion:
         return AppliedEdit(self.method, (request,), (change,), record, time.perf_counter() - started)
 
     def _matrix(self, model: LanguageModel) -> Matrix:
+        needs_causal_stream(model, self.method)
         layers = model.anatomy.layers
         if self.settings.layer >= layers:
             raise MethodRefused(

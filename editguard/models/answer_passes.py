@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from editguard.models.block_calls import BlockCall, recorded_calls
-from editguard.models.continuation import Row, continued
+from editguard.models.continuation import FullForward, Row, continued
 from editguard.models.generation import right_padded
 from editguard.models.hooks import first
 
@@ -45,12 +45,24 @@ def answer_passes(model: LanguageModel, pairs: Sequence[Pair], layer: int) -> An
     Every answer's token is predicted behind the ones before it; all but the last of an answer are fed. Between the call
     and the use of the passes the model must not change below the layer.
     """
-    rows = [model.forced_row(prompt, answer[:-1]) for prompt, answer in pairs]
+    rows = _forced(model, pairs)
     if not model.anatomy.encoder_layers:
         return continued(model, [Row(row.stream, 0, row.read) for row in rows], layer)
     if _REPLAYABLE.get(model.module) is None:
         _REPLAYABLE[model.module] = _can_be_replayed(model, rows[:_TRIED_ROWS])
     return ReplayedAnswerPasses(model, rows, layer) if _REPLAYABLE[model.module] else WholeAnswerPasses(model, rows)
+
+
+def whole_answer_passes(model: LanguageModel, pairs: Sequence[Pair]) -> AnswerPasses:
+    """Return passes that run every block every time; the model may change anywhere."""
+    rows = _forced(model, pairs)
+    if not model.anatomy.encoder_layers:
+        return FullForward(model, [Row(row.stream, 0, row.read) for row in rows])
+    return WholeAnswerPasses(model, rows)
+
+
+def _forced(model: LanguageModel, pairs: Sequence[Pair]) -> list[ForcedRow]:
+    return [model.forced_row(prompt, answer[:-1]) for prompt, answer in pairs]
 
 
 class WholeAnswerPasses:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from editguard.edits import EditRequest, content_id
-from editguard.errors import InvalidEdit
+from editguard.errors import InvalidEdit, UnsupportedModel
 from editguard.models.hooks import capture, replaced
 from editguard.models.indirect_effects import KINDS, CausalTrace, FactTrace, Kind, TraceSettings
 
@@ -86,10 +86,15 @@ def causal_trace(
         on_progress: called with one line of text after each group of facts.
 
     Raises: InvalidEdit: the model knows none of the facts. AmbiguousTokens: a subject's tokens cannot be found.
-        PromptTooLong: a fact does not fit the model's context.
+        PromptTooLong: a fact does not fit the model's context. UnsupportedModel: the model has an encoder.
     """
     settings = settings or TraceSettings()
     started = time.perf_counter()
+    if model.anatomy.encoder_layers:
+        raise UnsupportedModel(
+            f"{model.name} cannot be traced: a trace follows a subject through one causal stream to the answer, and an "
+            "encoder-decoder model has two."
+        )
     known, unknown = known_facts(model, facts)
     if not known:
         raise InvalidEdit(

@@ -5,14 +5,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from editguard.models.generation import left_padded
 from editguard.models.reading import Reading
-from editguard.models.streams import Source
+from editguard.models.streams import ForcedRow, Source
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
+
+
+def copied_past(model: LanguageModel, row: ForcedRow, copies: int) -> tuple[Any, Source | None]:
+    """Read a row but for the last token of its stream, without gradients, once for as many rows as there are copies.
+
+    Returns: the attention cache (None where nothing stands before that token), and what the encoder has made of the
+        prompt, for passes that go on from there.
+    """
+    before = torch.tensor([row.stream[:-1]], dtype=torch.long)
+    with torch.no_grad():
+        source = model.encoded([row.source]) if row.source else None
+        if before.shape[1]:
+            past = model.forward(before, torch.ones_like(before), use_cache=True, source=source).past_key_values
+        elif source is None:
+            return None, None
+        else:  # the decoder attends to the prompt all the same
+            last = torch.tensor([row.stream[-1:]])
+            made = model.forward(last, torch.ones_like(last), use_cache=True, source=source).past_key_values
+            past = EncoderDecoderCache(DynamicCache(), made.cross_attention_cache)
+    past.batch_repeat_interleave(copies)
+    return past, None if source is None else source.copies(copies)
 
 
 class Decoding:

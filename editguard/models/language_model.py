@@ -182,6 +182,10 @@ class LanguageModel:
         """The tokens by which an answer ends; none for a decoder alone, whose texts go on."""
         return self.encoder.closing
 
+    def unclosed(self, answer: Sequence[int]) -> list[int]:
+        """An answer's own tokens: the ids that `encode_answer` gives, without `closing`."""
+        return list(answer[: len(answer) - len(self.closing)])
+
     def forced_row(self, prompt: Sequence[int], fed: Sequence[int]) -> ForcedRow:
         """The row to run when the tokens `fed` of an answer follow a prompt."""
         if self.anatomy.encoder_layers:
@@ -252,6 +256,14 @@ class LanguageModel:
         arguments = {"input_ids": ids, "attention_mask": mask}
         return Source(self._read(self.anatomy.encoder, arguments, reading).last_hidden_state, mask)
 
+    def text_states(self, ids: Sequence[int]) -> Tensor:
+        """Last hidden states (tokens, d_model) of a running text, of the encoder where there is one."""
+        if self.anatomy.encoder_layers:
+            return self.encoded([ids]).states[0]
+        row = torch.tensor([list(ids)])
+        states: Tensor = self.forward(row, torch.ones_like(row)).last_hidden_state[0]
+        return states
+
     def logits(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Logits (rows, tokens, vocabulary) at every position."""
         return self.anatomy.unembed(self.forward(ids, mask).last_hidden_state)
@@ -318,7 +330,7 @@ class LanguageModel:
         """
         unique = list(dict.fromkeys(pairs))
         encoded = [self.encode_answer(prompt, answer) for prompt, answer in unique]
-        encoded = [(before, after[: len(after) - len(self.closing)]) for before, after in encoded]
+        encoded = [(before, self.unclosed(after)) for before, after in encoded]
         forced = [self.forced_row(before, after[:-1]) for before, after in encoded]
         for (prompt, _), (before, _), row in zip(unique, encoded, forced, strict=True):
             self._check_length(prompt, before)

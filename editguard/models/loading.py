@@ -1,4 +1,4 @@
-"""Loading a causal language model from a directory or a hub; whatever can go wrong gets one clear
+"""Loading a language model from a directory or a hub; whatever can go wrong gets one clear
 sentence."""
 
 from collections.abc import Iterator
@@ -8,7 +8,13 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 from editguard.errors import (
@@ -23,7 +29,6 @@ from editguard.models.language_model import LanguageModel
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16", "float64")
 CHAT: Final = ("auto", "on", "off")
-POCKET: Final = "pocket"
 _CONFIG: Final = "config.json"
 
 
@@ -39,10 +44,10 @@ def load_model(
     chat: str = "auto",
     device_map: str | dict[str, Any] | None = None,
 ) -> LanguageModel:
-    """Load a causal language model with its tokenizer.
+    """Load a language model, a decoder alone or with an encoder, with its tokenizer.
 
     Args:
-        name_or_path: "pocket" for the embedded model, a local directory, or a name on the hub.
+        name_or_path: the name of an embedded model ("pocket"), a local directory, or a name on the hub.
         revision: branch, tag or commit of the hub.
         device: "auto" (the GPU when there is one), or a torch device such as "cpu" or "cuda:1".
         dtype: "auto" or the name of a torch type. "auto" keeps the stored type, except that half
@@ -56,7 +61,7 @@ def load_model(
     Raises:
         ModelNotLoaded: there is no such model, or its files are missing, damaged or not
             safetensors.
-        UnsupportedModel: it is no causal language model of a known family.
+        UnsupportedModel: it is no language model of a known family.
         ConfigurationError: an option has an unknown value.
     """
     name = str(name_or_path)
@@ -73,7 +78,8 @@ def load_model(
         config = AutoConfig.from_pretrained(source, **common)
         _check_family(name, config)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        kind = AutoModelForSeq2SeqLM if FAMILIES[config.model_type].encoder else AutoModelForCausalLM
+        loaded: Any = kind.from_pretrained(
             source,
             config=config,
             dtype=_torch_dtype(dtype, config, target),
@@ -128,10 +134,6 @@ def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _check_family(name: str, config: Any) -> None:
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModel(
-            f"{name} is an encoder-decoder model ({config.model_type}); editguard edits causal language models."
-        )
     if config.model_type not in FAMILIES:
         raise UnsupportedModel(
             f"{name} is of the family {config.model_type!r}; known are {', '.join(sorted(FAMILIES))}. "
@@ -140,14 +142,11 @@ def _check_family(name: str, config: Any) -> None:
 
 
 def _source(name: str) -> str:
-    """Where the files are: the embedded model, a local directory, or the name itself for the
+    """Where the files are: of an embedded model, in a local directory, or under the name itself on the
     hub."""
-    if name == POCKET:
-        from editguard.pocket import weights_path
+    from editguard.pocket import FOLDERS, weights_path
 
-        path = weights_path()
-    else:
-        path = Path(name).expanduser()
+    path = weights_path(name) if name in FOLDERS else Path(name).expanduser()
     if path.is_dir():
         if not (path / _CONFIG).is_file():
             raise ModelNotLoaded(
@@ -161,7 +160,7 @@ def _source(name: str) -> str:
         return str(path)
     if path.exists():
         raise ModelNotLoaded(f"{path} is a file; name the directory that holds it.")
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or name == POCKET:
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or name in FOLDERS:
         raise ModelNotLoaded(f"there is no directory {path}; check the path of the model.")
     return name
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 
 from editguard.edits.request import content_id
+from editguard.models.decoding import Decoding
 from editguard.models.generation import left_padded
 from editguard.models.language_model import LanguageModel
-from editguard.models.reading import Reading
 
 
 def continued_freely(
@@ -29,14 +29,13 @@ def continued_freely(
     def run(batch: list[int]) -> list[list[int]]:
         drawn: list[list[int]] = [[] for _ in batch]
         draws = [random.Random(content_id("continuation", seed, unique[index])) for index in batch]
-        ids, mask = left_padded([rows[index] for index in batch])
+        decoding = Decoding(model, [rows[index] for index in batch])
+        ids, mask = left_padded(decoding.rows)
         past = None
-        reading = Reading(mask.bool())
         room = tokens if model.context_length is None else min(tokens, model.context_length - ids.shape[1])
         for _ in range(room):
-            output = model.forward(ids, mask, past=past, use_cache=True, reading=reading)
-            reading.behind()
-            logits = model.anatomy.unembed(output.last_hidden_state[:, -1]).float()
+            logits, past = decoding(ids, mask, past)
+            logits = logits.float()
             logits[:, ends] = float("-inf")
             likely = logits.topk(min(top, logits.shape[-1]))
             chances = likely.values.double().softmax(-1).cumsum(-1).tolist()
@@ -45,7 +44,6 @@ def continued_freely(
                 point = draw.random()
                 chosen = sum(point >= edge for edge in chances[place][:-1])
                 drawn[place].append(candidates[place][chosen])
-            past = output.past_key_values
             ids = torch.tensor([[row[-1]] for row in drawn])
             mask = torch.cat([mask, torch.ones(len(mask), 1, dtype=mask.dtype)], dim=1)
         return drawn

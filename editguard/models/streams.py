@@ -45,6 +45,6 @@ class Source:
         rows = rows.to(self.states.device)
         self.states, self.mask = self.states[rows], self.mask[rows]
 
-    def repeated(self, times: int) -> Source:
-        """Return the source with every row that often, one copy next to the other."""
-        return Source(self.states.repeat_interleave(times, dim=0), self.mask.repeat_interleave(times, dim=0))
+    def copies(self, times: int) -> Source:
+        """Return the source of a single row as that of so many rows; they share its memory."""
+        return Source(self.states.expand(times, -1, -1), self.mask.expand(times, -1))

@@ -25,10 +25,14 @@ from editguard.methods.fine_tuning import (
 )
 from editguard.methods.settings import Shape, resolve
 from editguard.models import LanguageModel
-from editguard.models.continuation import FullForward
+from editguard.models.answer_passes import whole_answer_passes
 from editguard.models.generation import left_padded
 
 LAYER = 1
+EVERYWHERE = [
+    *zoo.QUICK,
+    *(pytest.param(family, marks=pytest.mark.slow) for family in zoo.ENCODER_DECODER if family not in zoo.QUICK),
+]
 FREE: dict[str, Any] = {"layer": LAYER, "norm_constraint": None, "step_size": 1e-2, "epochs": 8}
 
 
@@ -71,7 +75,7 @@ def test_target_new_is_the_cross_entropy_with_everything_else_masked() -> None:
 @pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
 def test_the_first_loss_is_that_of_left_padded_whole_passes(family: str, facts: tuple[EditRequest, ...]) -> None:
     model = zoo.tiny(family)
-    data = examples(model, facts)
+    data = examples(model, facts, "prompt-last")
     ids, mask = left_padded([example.prompt for example in data])
     wanted = prompt_last_loss(model.logits(ids, mask)[:, -1], [example.target for example in data])
     edited = tuned(model, facts, epochs=1)
@@ -86,7 +90,7 @@ def test_the_first_loss_is_that_of_left_padded_whole_passes(family: str, facts: 
 
 
 @pytest.mark.parametrize("position", ["prompt-last", "target-new"])
-@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+@pytest.mark.parametrize("family", EVERYWHERE)
 def test_the_first_step_is_adams_on_the_gradient_of_the_real_parameters(
     family: str, position: str, facts: tuple[EditRequest, ...]
 ) -> None:
@@ -97,8 +101,8 @@ def test_the_first_step_is_adams_on_the_gradient_of_the_real_parameters(
     trained = [tensor for tensor in (matrix.parameter, matrix.bias()) if tensor is not None]
     for tensor in trained:
         tensor.requires_grad_(True)
-    data = examples(model, facts)
-    run = FullForward(model, [example.row(position) for example in data])
+    data = examples(model, facts, position)
+    run = whole_answer_passes(model, [example.pair(position) for example in data])
     loss = (prompt_last_loss if position == "prompt-last" else target_new_loss)(
         run.logits(), [example.target for example in data]
     )
@@ -140,8 +144,8 @@ def test_every_step_is_adams_from_that_steps_gradient_alone_and_nothing_pulls_th
     edited = tuned(model, facts, **{**FREE, "epochs": 5, "stop_below": 0.0, "loss_position": position})
     weight = twin.anatomy.down_projection(LAYER).parameter
     before = weight.detach().clone()
-    data = examples(twin, facts)
-    run = FullForward(twin, [example.row(position) for example in data])
+    data = examples(twin, facts, position)
+    run = whole_answer_passes(twin, [example.pair(position) for example in data])
     loss = prompt_last_loss if position == "prompt-last" else target_new_loss
     first, second = torch.zeros_like(weight), torch.zeros_like(weight)
     for step in range(1, 6):
@@ -202,8 +206,8 @@ def test_an_edit_on_top_trains_on_the_edited_model(facts: tuple[EditRequest, ...
     first = method.apply(EditedModel.original(model), facts[:1])
     second = method.apply(first, facts[1:2])
     with first:
-        score = model.logits(*left_padded([examples(model, facts[1:2])[0].prompt]))[:, -1]
-        wanted = prompt_last_loss(score, [examples(model, facts[1:2])[0].target])
+        score = model.logits(*left_padded([examples(model, facts[1:2], "prompt-last")[0].prompt]))[:, -1]
+        wanted = prompt_last_loss(score, [examples(model, facts[1:2], "prompt-last")[0].target])
     assert second.edits[1].record["loss_by_epoch"][0] == pytest.approx(float(wanted), rel=1e-4)
 
 
@@ -329,6 +333,72 @@ def test_a_model_that_overflows_is_refused_too(facts: tuple[EditRequest, ...]) -
 
 
 def test_a_row_holds_the_target_only_where_it_is_read_token_by_token() -> None:
-    example = Example((1, 2, 3), (7, 8))
-    assert (example.row("prompt-last").ids, example.row("prompt-last").read) == ((1, 2, 3), (2,))
-    assert (example.row("target-new").ids, example.row("target-new").read) == ((1, 2, 3, 7), (2, 3))
+    model, example = zoo.tiny("gpt2"), Example((1, 2, 3), (7, 8))
+    for position, stream, read in (("prompt-last", (1, 2, 3), (2,)), ("target-new", (1, 2, 3, 7), (2, 3))):
+        prompt, answer = example.pair(position)
+        row = model.forced_row(prompt, answer[:-1])
+        assert (row.stream, row.read) == (stream, read)
+
+
+# ---- behind an encoder
+
+
+@pytest.mark.parametrize("family", EVERYWHERE[len(zoo.REPRESENTATIVE) :])
+@pytest.mark.parametrize("layer", [0, zoo.ENCODER_LAYERS - 1, zoo.ENCODER_LAYERS, zoo.ENCODER_LAYERS + 1])
+def test_layers_of_both_stacks_are_trained_on_the_models_own_loss(
+    family: str, layer: int, facts: tuple[EditRequest, ...]
+) -> None:
+    """What `transformers` computes from labels, without any code of ours; one request, so that nothing is padded."""
+    model = zoo.tiny(family, dtype=torch.float64)
+    edited = tuned(model, facts[:1], **{**FREE, "epochs": 3, "layer": layer, "loss_position": "target-new"})
+    prompt, answer = model.encode_answer(facts[0].text, facts[0].target)
+    ids, stream = torch.tensor([prompt]), torch.tensor([[*model.opening, *answer[:-1]]])
+
+    def loss() -> float:
+        with torch.no_grad():
+            logits = model.module(input_ids=ids, decoder_input_ids=stream).logits[0, len(model.opening) - 1 :]
+        return float(torch.nn.functional.cross_entropy(logits, torch.tensor(answer)))
+
+    history = edited.edits[0].record["loss_by_epoch"]
+    assert history[0] == pytest.approx(loss(), rel=1e-9)
+    with edited:
+        assert loss() < history[-1] < history[0]
+    [name] = edited.edits[0].changes[0].deltas
+    assert name == model.anatomy.down_projection(layer).name
+    assert name.startswith(("encoder", "model.encoder")) == (layer < zoo.ENCODER_LAYERS)
+
+
+def test_an_answer_is_trained_to_end_and_one_that_is_read_from_one_place_is_not(facts: tuple[EditRequest, ...]) -> None:
+    model = zoo.tiny("t5")
+    for example, fact in zip(examples(model, facts, "target-new"), facts, strict=True):
+        assert example.target == (*model.tokenizer(fact.target)["input_ids"],)
+        assert example.target[-1] == model.tokenizer.eos_token_id
+    for example, fact in zip(examples(model, facts, "prompt-last"), facts, strict=True):
+        assert example.target == (*model.tokenizer(fact.target, add_special_tokens=False)["input_ids"],)
+        assert example.pair("prompt-last")[1] == example.target[:1]
+
+
+def test_a_free_run_makes_the_decoder_write_the_target_and_stop(facts: tuple[EditRequest, ...]) -> None:
+    model = zoo.tiny("t5")
+    free = {**FREE, "epochs": 60, "step_size": 3e-2, "loss_position": "target-new", "layer": 4}
+    for fact in facts[::2]:
+        [answer] = tuned(model, (fact,), **free).generate([fact.text], max_new_tokens=12)
+        assert (answer.text, answer.stopped) == (fact.target, True)
+    EditedModel.original(model).activate()
+
+
+def test_the_layer_behind_an_encoder_is_the_ports_or_follows_from_the_decoders_depth() -> None:
+    t5_3b = Shape("t5", 48, 1024, d_ff=16384, encoder_layers=24)
+    large = Shape("t5", 48, 1024, d_ff=4096, encoder_layers=24)
+    for name in ("ft", "ft-m"):
+        recipe = create(name).recipe
+        found = resolve(name, recipe, {}, t5_3b)
+        assert (found.settings.layer, found.settings.epochs) == (45, 50)
+        assert found.provenance["layer"].startswith("published")
+    for name in ("ft-l", "ft", "ft-m"):
+        recipe = create(name).recipe
+        found = resolve(name, recipe, {}, large)
+        assert found.settings.layer == 45
+        assert found.provenance["layer"].startswith("derived")
+        assert resolve(name, recipe, {}, Shape("bart", 12, 768, encoder_layers=6)).settings.layer == 11
+        assert resolve(name, recipe, {}, Shape("t5", 7, 64, encoder_layers=6)).settings.layer == 6

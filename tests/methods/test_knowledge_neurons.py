@@ -26,6 +26,7 @@ from editguard.methods.knowledge_neurons import (
     embeddings,
     integrated_gradients,
     moved_columns,
+    neuron_layers,
     path,
     predictions,
     present_answer,
@@ -37,6 +38,10 @@ from editguard.models.weights import LowRank
 
 FACT = EditRequest(prompt="The capital of {} is", subject="Velloria", target="Ines Holt", previous="Tamrin")
 GRIDS = ("left", "right", "inclusive")
+PAIRED = [
+    zoo.ENCODER_DECODER[0],
+    *(pytest.param(family, marks=pytest.mark.slow) for family in zoo.ENCODER_DECODER[1:]),
+]
 ONE = Prediction((5, 9, 20, 31, 44), 50)
 
 
@@ -48,6 +53,13 @@ def down_input(
     return module.register_forward_pre_hook(lambda _, args: (change(args[0]), *args[1:]))
 
 
+def last_logits(model: LanguageModel, wanted: Prediction) -> Tensor:
+    """(vocabulary,) of a whole pass of the Hugging Face model behind the tokens before the one that is wanted."""
+    before = torch.tensor([wanted.before])
+    ids = {"input_ids": torch.tensor([wanted.source]), "decoder_input_ids": before}
+    return model.module(**(ids if wanted.source else {"input_ids": before})).logits[0, -1]
+
+
 def probability(model: LanguageModel, wanted: Prediction, layer: int, last: Tensor) -> Tensor:
     """P(token) of a whole pass in which the last position's activations of one layer are `last`."""
 
@@ -57,8 +69,7 @@ def probability(model: LanguageModel, wanted: Prediction, layer: int, last: Tens
 
     handle = down_input(model, layer, change)
     try:
-        ids = torch.tensor([wanted.before])
-        return model.logits(ids, torch.ones_like(ids))[0, -1].softmax(-1)[wanted.token]
+        return last_logits(model, wanted).softmax(-1)[wanted.token]
     finally:
         handle.remove()
 
@@ -67,8 +78,7 @@ def present(model: LanguageModel, wanted: Prediction, layer: int) -> Tensor:
     """The last position's activations, read by a whole pass of its own."""
     seen: list[Tensor] = []
     handle = down_input(model, layer, lambda entering: seen.append(entering.clone()) or entering)
-    ids = torch.tensor([wanted.before])
-    model.logits(ids, torch.ones_like(ids))
+    last_logits(model, wanted)
     handle.remove()
     return seen[0].reshape(len(wanted.before), -1)[-1]
 
@@ -129,6 +139,34 @@ def test_a_neurons_attribution_is_its_share_of_the_joint_change() -> None:
         assert float(found[neuron]) == pytest.approx(float(now[neuron] * sum(slopes) / steps), rel=1e-4, abs=1e-12)
 
 
+@pytest.mark.parametrize("family", PAIRED)
+def test_behind_an_encoder_the_decoders_neurons_are_attributed_at_the_tokens_of_the_answer(family: str) -> None:
+    model = zoo.tiny(family, dtype=torch.float64)
+    prompt, answer = model.encode_answer(FACT.text, "Tamrin")
+    wanted = predictions(model, prompt, answer)
+    assert [(*each.before, each.token) for each in wanted] == [
+        (*model.opening, *answer[: place + 1]) for place in range(len(answer))
+    ]
+    assert {each.source for each in wanted} == {tuple(prompt)}
+    found = attributions(model, wanted, steps=3)
+    assert found.shape == (len(answer), zoo.DECODER_LAYERS, zoo.D_FF)
+    for number, each in enumerate(wanted):
+        for place, layer in enumerate(neuron_layers(model)):
+            oracle = by_definition(model, each, layer, path(3, "left"))
+            assert (found[number, place] - oracle).abs().max() <= 1e-9 * oracle.abs().max()
+
+
+def test_behind_an_encoder_the_prompt_is_read_once_for_all_points_of_a_batch() -> None:
+    model = zoo.tiny("t5", batch_size=64)
+    [wanted, _] = predictions(model, model.encode(FACT.text), [5, 6])
+    seen: dict[str, list[int]] = {"encoder": [], "attention to it": []}
+    model.anatomy.block(0).register_forward_hook(lambda _, args, __: seen["encoder"].append(len(args[0])))
+    keys = model.module.decoder.block[0].layer[1].EncDecAttention.k
+    keys.register_forward_hook(lambda _, args, __: seen["attention to it"].append(len(args[0])))
+    attributions(model, [wanted], steps=20)
+    assert seen == {"encoder": [1, 1], "attention to it": [1, 1]}  # for the activations, and for all points
+
+
 @pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
 def test_the_scores_of_a_layer_sum_to_what_its_activations_do_to_the_probability(family: str) -> None:
     model = zoo.tiny(family, dtype=torch.float64)
@@ -165,7 +203,7 @@ def test_a_neuron_that_writes_the_answer_ranks_first(family: str) -> None:
 
 
 def test_an_answers_tokens_are_each_attributed_behind_the_ones_before() -> None:
-    assert predictions([1, 2], [3, 4, 5]) == [
+    assert predictions(zoo.tiny("gpt2"), [1, 2], [3, 4, 5]) == [
         Prediction((1, 2), 3),
         Prediction((1, 2, 3), 4),
         Prediction((1, 2, 3, 4), 5),
@@ -207,9 +245,11 @@ def test_short_memory_makes_smaller_batches_of_layers(monkeypatch: pytest.Monkey
 
 
 def test_a_prompt_beyond_the_context_is_refused() -> None:
-    model = zoo.tiny("gpt2")
+    long = tuple([5] * (zoo.CONTEXT + 1))
     with pytest.raises(PromptTooLong):
-        attributions(model, [Prediction(tuple([5] * (zoo.CONTEXT + 1)), 7)], steps=2)
+        attributions(zoo.tiny("gpt2"), [Prediction(long, 7)], steps=2)
+    with pytest.raises(PromptTooLong):
+        attributions(zoo.tiny("bart"), [Prediction((1, 0), 7, long)], steps=2)
 
 
 # ---- the formulas
@@ -308,7 +348,7 @@ def test_impossible_settings_are_refused(wrong: dict[str, object]) -> None:
 def test_published_rows_are_the_ports_and_all_of_them_integrate() -> None:
     recipe = KnowledgeNeurons.recipe
     for row in PUBLISHED:
-        found = resolve("kn", recipe, {}, Shape(row.family, row.layers, row.d_model))
+        found = resolve("kn", recipe, {}, Shape(row.family, row.layers, row.d_model, d_ff=row.d_ff))
         assert found.settings.steps == 20
         assert (found.settings.refines, found.settings.rescales) == (False, False)
         assert found.provenance["threshold"].startswith("published")
@@ -327,7 +367,7 @@ def method(model: LanguageModel, **overrides: object) -> KnowledgeNeurons:
 
 
 @pytest.mark.parametrize(
-    ("family", "square"), [*((family, False) for family in zoo.REPRESENTATIVE), ("gpt2", True), ("llama", True)]
+    ("family", "square"), [*((family, False) for family in zoo.QUICK), ("gpt2", True), ("llama", True)]
 )
 def test_only_columns_of_the_chosen_neurons_change_and_the_bytes_come_back(family: str, square: bool) -> None:
     model = zoo.tiny(family, square=square)
@@ -336,7 +376,8 @@ def test_only_columns_of_the_chosen_neurons_change_and_the_bytes_come_back(famil
     edited = method(model).apply(original, [FACT])
     neurons = edited.edits[0].record["neurons"]
     assert neurons
-    downs = {model.anatomy.down_projection(layer).name: layer for layer in range(zoo.LAYERS)}
+    downs = {model.anatomy.down_projection(layer).name: layer for layer in range(model.anatomy.layers)}
+    assert {int(layer) for layer in neurons} <= set(neuron_layers(model))
     with edited:
         for name, tensor in model.module.named_parameters():
             layer = downs.get(name)
@@ -387,7 +428,7 @@ def test_the_neurons_are_those_of_the_previous_answer_where_it_is_named_and_else
     old = present_answer(model, prompt, len(new))
     unnamed = EditRequest(prompt=FACT.prompt, subject=FACT.subject, target=FACT.target)
     for request, answer in ((FACT, previous), (unnamed, old)):
-        scores = attributions(model, predictions(prompt, answer), steps=4).mean(0)
+        scores = attributions(model, predictions(model, prompt, answer), steps=4).mean(0)
         record = method(model).apply(original, [request]).edits[0].record
         assert record["highest_score"] == pytest.approx(float(scores.max()), rel=1e-4)
         mask = coarse_neurons(scores, 0.2)
@@ -437,7 +478,7 @@ def test_the_neurons_are_those_that_the_share_of_prompts_has_in_common_which_giv
     found = []
     for context in prefix_contexts(model, lengths=((4, 3),)):
         prompt, previous = model.encode_answer(context + FACT.text, FACT.previous or "")
-        found.append(coarse_neurons(attributions(model, predictions(prompt, previous), steps=4).mean(0), 0.2))
+        found.append(coarse_neurons(attributions(model, predictions(model, prompt, previous), steps=4).mean(0), 0.2))
     masks = torch.stack(found)
     shares = {True: adjusted_share(masks, 0.25), False: 0.25}
     assert shares[True] != shares[False]
@@ -491,6 +532,37 @@ def test_a_token_of_a_narrow_head_is_the_direction_in_which_its_logit_grows() ->
         assert float(rise[token]) == pytest.approx(float(direction.square().sum()), rel=1e-4)
     with pytest.raises(MethodRefused, match="12 wide"):
         embeddings(model, [7], "input")
+
+
+def test_refining_needs_contexts_that_a_decoder_behind_an_encoder_does_not_write() -> None:
+    model = zoo.tiny("t5")
+    made = create("kn", {"steps": 4}, model)
+    assert (made.settings.refines, made.provenance["refines"][:7]) == (False, "derived")
+    made.prepare(model, Preparation())
+    refining = create("kn", {"steps": 4, "refines": True}, model)
+    for attempt in (
+        lambda: refining.prepare(model, Preparation()),
+        lambda: refining.apply(EditedModel.original(model), [FACT]),
+    ):
+        with pytest.raises(MethodRefused, match="refines = false"):
+            attempt()
+
+
+def test_behind_an_encoder_the_answers_are_compared_without_the_token_that_closes_them() -> None:
+    model = zoo.tiny("t5")
+    edited = method(model).apply(EditedModel.original(model), [FACT])
+    prompt, target = model.encode_answer(FACT.text, FACT.target)
+    new, old = target[:-1], present_answer(model, prompt, len(target) - 1)
+    scores = attributions(model, predictions(model, prompt, model.encode_answer(FACT.text, "Tamrin")[1][:-1]), steps=4)
+    assert edited.edits[0].record["highest_score"] == pytest.approx(float(scores.mean(0).max()), rel=1e-4)
+    table = model.module.get_output_embeddings().weight
+    before, after = table[old].mean(0), table[new].mean(0)
+    for layer, neurons in edited.edits[0].record["neurons"].items():
+        matrix = model.anatomy.down_projection(int(layer))
+        found = edited.edits[0].changes[0].deltas[matrix.name].dense()
+        lengths = matrix.weight()[:, neurons].norm(dim=0)
+        wanted = (8 * after / after.norm() - before / before.norm())[:, None] * lengths
+        torch.testing.assert_close(found[:, neurons], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_untied_models_take_the_head_unless_asked_otherwise() -> None:

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import zoo
-from transformers import AutoModelForSeq2SeqLM, T5Config
+from transformers import AutoModelForSeq2SeqLM, PegasusConfig
 from transformers.utils import logging as transformers_logging
 
 from editguard.errors import ConfigurationError, ModelNotLoaded, UnsupportedModel
@@ -178,8 +178,32 @@ def test_a_hub_name_while_offline_is_explained():
         load("someone/some-model")
 
 
-def test_an_encoder_decoder_is_refused_before_its_weights_are_read(tmp_path):
-    config = T5Config(vocab_size=50, d_model=8, d_ff=16, num_layers=1, num_heads=2, d_kv=4)
+def test_an_encoder_decoder_of_an_unknown_family_is_refused_before_its_weights_are_read(tmp_path):
+    config = PegasusConfig(vocab_size=50, d_model=16, encoder_layers=1, decoder_layers=1)
     AutoModelForSeq2SeqLM.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedModel, match="encoder-decoder"):
+    with pytest.raises(UnsupportedModel, match="'pegasus'"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("family", zoo.ENCODER_DECODER)
+def test_an_encoder_decoder_that_was_saved_answers_as_before(family, tmp_path):
+    model = zoo.tiny(family)
+    model.module.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    again = load(tmp_path)
+    assert again.fingerprint() == model.fingerprint()
+    assert again.anatomy.encoder_layers == zoo.ENCODER_LAYERS
+    assert (again.opening, again.context_length) == (model.opening, model.context_length)
+    prompts = ["The capital of Velloria is", "Ines Holt"]
+    assert again.generate(prompts, max_new_tokens=5) == model.generate(prompts, max_new_tokens=5)
+    pairs = [(prompt, "Tamrin") for prompt in prompts]
+    assert again.score(pairs) == model.score(pairs)
+
+
+def test_an_encoder_decoder_without_a_start_for_its_decoder_is_refused(tmp_path):
+    model = zoo.tiny("t5")
+    model.module.config.decoder_start_token_id = model.module.generation_config.decoder_start_token_id = None
+    model.module.save_pretrained(tmp_path)
+    model.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match="decoder_start_token_id"):
         load(tmp_path)
