@@ -150,7 +150,6 @@ def _bart(vocab: int, d_ff: int) -> PreTrainedConfig:
         scale_embedding=True,
         pad_token_id=_PAD_ID,
         decoder_start_token_id=_EOS_ID,
-        forced_bos_token_id=_BOS_ID,
     )
 
 
@@ -260,6 +259,7 @@ def module(family: str, *, square: bool = False, dtype: torch.dtype = torch.floa
                 else:
                     parameter.copy_(0.3 * noise)
             if family == "bart":
+                model.generation_config.forced_bos_token_id = _BOS_ID
                 model.final_logits_bias.copy_(torch.randn(model.final_logits_bias.shape, generator=generator))
     assert isinstance(model, PreTrainedModel)
     return model.to(dtype)

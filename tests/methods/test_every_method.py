@@ -14,7 +14,7 @@ import zoo
 
 from editguard.edited import EditedModel
 from editguard.edits import EditRequest
-from editguard.errors import ConflictingEdits, EditguardError, InvalidSettings
+from editguard.errors import ConflictingEdits, EditguardError, InvalidSettings, MethodRefused
 from editguard.methods import EditMethod, Preparation, create, methods
 from editguard.models import LanguageModel
 
@@ -35,21 +35,29 @@ EDITED = (PROMPTS[0], "Question: who is the mother of Quintessa Marlowe-Vane? An
 """The prompts of the facts that are edited."""
 
 
-def cases(*, everywhere: frozenset[str]) -> list[Any]:
-    """Every method with every family; quick are the representative families, and all for the methods `everywhere`."""
+def cases(*, everywhere: frozenset[str] = frozenset(), families: tuple[str, ...] = zoo.ALL) -> list[Any]:
+    """Every method with every family that it edits; quick are some families, and all for the methods `everywhere`."""
     return [
-        pytest.param(
-            name,
-            family,
-            marks=[] if family in zoo.REPRESENTATIVE or name in everywhere else [pytest.mark.slow],
-        )
-        for name in methods()
-        for family in zoo.FAMILIES
+        pytest.param(name, family, marks=[] if family in zoo.QUICK or name in everywhere else [pytest.mark.slow])
+        for name, info in methods().items()
+        for family in families
+        if info.encoder_decoder or family not in zoo.ENCODER_DECODER
+    ]
+
+
+def refused() -> list[Any]:
+    """Every method that edits decoders alone, with every family that has an encoder."""
+    return [
+        pytest.param(name, family, marks=[] if family in zoo.QUICK else [pytest.mark.slow])
+        for name, info in methods().items()
+        for family in zoo.ENCODER_DECODER
+        if not info.encoder_decoder
     ]
 
 
 rome_on_all_families = pytest.mark.parametrize(("name", "family"), cases(everywhere=frozenset({"rome"})))
-every_method_and_family = pytest.mark.parametrize(("name", "family"), cases(everywhere=frozenset()))
+every_method_and_family = pytest.mark.parametrize(("name", "family"), cases())
+every_method_and_quick_family = pytest.mark.parametrize(("name", "family"), cases(families=zoo.QUICK))
 every_method = pytest.mark.parametrize("name", list(methods()))
 every_method_but_memories = pytest.mark.parametrize(
     "name", [info.name for info in methods().values() if info.family != "memory-based"]
@@ -162,8 +170,7 @@ def test_the_same_seed_gives_the_same_edit_whatever_the_global_generators_hold(
     assert found[0] == found[1]
 
 
-@every_method
-@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+@every_method_and_quick_family
 def test_editing_again_after_a_rollback_gives_the_same_edit(
     name: str, family: str, preparation: Preparation, facts: tuple[EditRequest, ...]
 ) -> None:
@@ -176,8 +183,7 @@ def test_editing_again_after_a_rollback_gives_the_same_edit(
     original.activate()
 
 
-@every_method
-@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+@every_method_and_quick_family
 @pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
 def test_any_prefix_of_a_sequence_is_the_model_as_it_was_then(
     name: str, family: str, dtype: torch.dtype, preparation: Preparation, facts: tuple[EditRequest, ...]
@@ -268,6 +274,32 @@ def test_what_a_method_cannot_do_is_one_clear_error_and_no_change(
             create(name, settings, model).apply(original, facts[:1])
         except EditguardError as refusal:
             assert "prepare" in str(refusal)  # noqa: PT017
+
+
+@pytest.mark.parametrize(("name", "family"), refused())
+def test_a_method_that_edits_decoders_alone_refuses_an_encoder_with_one_clear_error(
+    name: str, family: str, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny(family)
+    original = EditedModel.original(model)
+    method = create(name, quick_settings(name), model)
+    with nothing_left_behind(model):
+        for attempt in (lambda: method.prepare(model, preparation), lambda: method.apply(original, facts)):
+            with pytest.raises(MethodRefused, match=f"cannot edit tiny-{family}, an encoder-decoder model"):
+                attempt()
+
+
+@pytest.mark.parametrize("name", [name for name, info in methods().items() if info.encoder_decoder])
+def test_a_layer_beyond_both_stacks_is_refused(
+    name: str, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    settings = quick_settings(name)
+    model = zoo.tiny("t5")
+    for setting, value in (("layer", 5), ("layers", (1, 5))):
+        if setting in settings:
+            beyond = create(name, {**settings, setting: value}, model)
+            with nothing_left_behind(model), pytest.raises(EditguardError, match="layers 0 to 4"):
+                beyond.prepare(model, preparation)
 
 
 @every_method

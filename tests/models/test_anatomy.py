@@ -5,7 +5,7 @@ from contextlib import ExitStack
 import pytest
 import torch
 import zoo
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoModelForSeq2SeqLM,
     BartConfig,
@@ -23,19 +23,34 @@ from editguard.models.anatomy import Anatomy
 from editguard.models.families import FAMILIES
 from editguard.models.hooks import capture
 
-every_family = pytest.mark.parametrize("family", zoo.FAMILIES)
+every_family = pytest.mark.parametrize("family", zoo.ALL)
+every_pair = pytest.mark.parametrize("family", zoo.ENCODER_DECODER)
+GATED = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma3", "t5_gated", "mt5"})
 PROMPT = "The mayor of the capital of Oskaria is"
 
 
-def states(model, ids: Tensor | None = None) -> list[Tensor]:
+def run(model):
+    """A pass of the Hugging Face model itself: over the prompt, and over an answer where it has an encoder."""
+    ids = {"input_ids": torch.tensor([model.encode(PROMPT)])}
+    if model.anatomy.encoder_layers:
+        ids["decoder_input_ids"] = torch.tensor([[*model.opening, 41, 9, 77]])
+    with torch.no_grad():
+        return model.module(**ids)
+
+
+def states(model) -> list[Tensor]:
     """The residual stream before block 0, 1, ... and after the last block, by hooks on the blocks alone."""
-    ids = torch.tensor([model.encode(PROMPT)]) if ids is None else ids
     blocks = [model.anatomy.block(layer) for layer in range(model.anatomy.layers)]
-    with torch.no_grad(), ExitStack() as hooks:
+    with ExitStack() as hooks:
         entering = [hooks.enter_context(capture(block, "input")) for block in blocks]
         leaving = hooks.enter_context(capture(blocks[-1], "output"))
-        model.module(input_ids=ids)
+        run(model)
     return [*(each.value for each in entering), leaving.value]
+
+
+def untouched(model, layer: int) -> list[bool]:
+    """Which of the states a change in that block cannot reach: an encoder's does not reach the decoder's embedding."""
+    return [index <= layer or index == model.anatomy.encoder_layers for index in range(model.anatomy.layers + 1)]
 
 
 def shifted(matrix) -> None:
@@ -49,67 +64,92 @@ def test_a_changed_down_projection_moves_the_residual_stream_exactly_from_its_la
         model = zoo.tiny(family)
         before = states(model)
         shifted(model.anatomy.down_projection(layer))
-        after = states(model)
-        for index, (old, new) in enumerate(zip(before, after, strict=True)):
-            assert torch.equal(old, new) == (index <= layer), (layer, index)
+        same = [torch.equal(old, new) for old, new in zip(before, states(model), strict=True)]
+        assert same == untouched(model, layer)
 
 
 @every_family
 def test_a_changed_attention_output_moves_the_residual_stream_exactly_from_its_layer_on(family):
-    model = zoo.tiny(family)
-    before = states(model)
-    shifted(model.anatomy.attention_output(1))
-    same = [torch.equal(old, new) for old, new in zip(before, states(model), strict=True)]
-    assert same == [True, True, False, False, False]
+    for layer in (1, 3):
+        model = zoo.tiny(family)
+        before = states(model)
+        shifted(model.anatomy.attention_output(layer))
+        same = [torch.equal(old, new) for old, new in zip(before, states(model), strict=True)]
+        assert same == untouched(model, layer)
 
 
 @every_family
-def test_up_projections_change_the_key_of_their_layer_and_attention_does_not_in_a_parallel_block(family):
+@pytest.mark.parametrize("layer", [1, 3])
+def test_up_projections_change_the_key_of_their_layer_and_attention_does_not_in_a_parallel_block(family, layer):
     def key(model):
-        with torch.no_grad(), capture(model.anatomy.down_projection(1).module, "input") as captured:
-            model.module(input_ids=torch.tensor([model.encode(PROMPT)]))
+        with capture(model.anatomy.down_projection(layer).module, "input") as captured:
+            run(model)
         return captured.value
 
     reference = key(zoo.tiny(family))
-    assert reference.shape[-1] == zoo.tiny(family).anatomy.d_ff
-    matrices = zoo.tiny(family).anatomy.up_projections(1)
-    assert len(matrices) == (2 if FAMILIES[zoo.tiny(family).anatomy.family].gate else 1)
+    anatomy = zoo.tiny(family).anatomy
+    assert reference.shape[-1] == anatomy.d_ff
+    matrices = anatomy.up_projections(layer)
+    assert len(matrices) == (1 if anatomy.gate_projection(layer) is None else 2)
     for place in range(len(matrices)):
         model = zoo.tiny(family)
-        matrix = model.anatomy.up_projections(1)[place]
+        matrix = model.anatomy.up_projections(layer)[place]
         assert matrix.shape == (model.anatomy.d_ff, model.anatomy.d_model)
         shifted(matrix)
         assert not torch.equal(key(model), reference)
     model = zoo.tiny(family)
-    shifted(model.anatomy.attention_output(1))
+    shifted(model.anatomy.attention_output(layer))
     assert torch.equal(key(model), reference) == model.anatomy.parallel
+
+
+@every_family
+def test_the_gate_is_the_matrix_whose_activation_multiplies_the_other(family):
+    """What multiplies the up projection depends on the gate alone, and grows with it where it is positive."""
+    model = zoo.tiny(family)
+    gated = model.anatomy.gate_projection(3) is not None
+    assert gated == (family in GATED)
+    if gated:
+        up, gate = model.anatomy.up_projections(3)
+        assert gate.name == model.anatomy.gate_projection(3).name != up.name
+        with torch.no_grad(), capture(model.anatomy.down_projection(3).module, "input") as key:
+            with capture(up.module) as risen, capture(gate.module) as opened:
+                run(model)
+            ratio = key.value / risen.value
+            order = opened.value.flatten().argsort()
+        curve = ratio.flatten()[order]
+        beyond = opened.value.flatten()[order] > 0
+        assert (curve[beyond].diff() > -1e-3).all()
 
 
 @every_family
 def test_the_residual_stream_and_what_attention_and_mlp_write_add_up(family):
     model = zoo.tiny(family, dtype=torch.float64)
     anatomy = model.anatomy
-    stream = states(model)
     for layer in range(anatomy.layers):
-        attention, mlp = anatomy.residual_writers(layer)
-        with torch.no_grad(), capture(attention) as first, capture(mlp) as second:
-            model.module(input_ids=torch.tensor([model.encode(PROMPT)]))
-            wrote = [each.value.reshape(stream[layer].shape) for each in (first, second)]
-            if anatomy.normalises_stream:
-                block = anatomy.block(layer)
-                middle = block.self_attn_layer_norm(stream[layer] + wrote[0])
-                expected = block.final_layer_norm(middle + wrote[1])
-            else:
-                expected = stream[layer] + wrote[0] + wrote[1]
-        torch.testing.assert_close(stream[layer + 1], expected, rtol=1e-9, atol=1e-12)
+        block, writers = anatomy.block(layer), anatomy.residual_writers(layer)
+        assert len(writers) == (3 if 0 < anatomy.encoder_layers <= layer else 2)
+        with ExitStack() as hooks:
+            entering = hooks.enter_context(capture(block, "input"))
+            leaving = hooks.enter_context(capture(block, "output"))
+            wrote = [hooks.enter_context(capture(writer)) for writer in writers]
+            run(model)
+        stream = entering.value
+        norms = [nn.Identity()] * len(writers)
+        if anatomy.normalises_stream:
+            cross = [block.encoder_attn_layer_norm] if len(writers) == 3 else []
+            norms = [block.self_attn_layer_norm, *cross, block.final_layer_norm]
+        for norm, each in zip(norms, wrote, strict=True):
+            stream = norm(stream + each.value.reshape(stream.shape))
+        torch.testing.assert_close(leaving.value, stream, rtol=1e-9, atol=1e-12)
 
 
 @every_family
-def test_the_mlp_module_returns_what_the_down_projection_makes_of_the_key(family):
+@pytest.mark.parametrize("layer", [1, 2])
+def test_the_mlp_module_returns_what_the_down_projection_makes_of_the_key(family, layer):
     model = zoo.tiny(family, dtype=torch.float64)
-    down = model.anatomy.down_projection(2)
-    with torch.no_grad(), capture(down.module, "input") as key, capture(model.anatomy.mlp(2)) as output:
-        model.module(input_ids=torch.tensor([model.encode(PROMPT)]))
+    down = model.anatomy.down_projection(layer)
+    with capture(down.module, "input") as key, capture(model.anatomy.mlp(layer)) as output:
+        run(model)
     expected = key.value @ down.weight().T + (0 if down.bias() is None else down.bias())
     torch.testing.assert_close(output.value, expected, rtol=1e-9, atol=1e-12)
 
@@ -117,13 +157,13 @@ def test_the_mlp_module_returns_what_the_down_projection_makes_of_the_key(family
 @every_family
 def test_a_shift_of_the_mlp_output_is_one_of_the_block_output_unless_a_norm_stands_between(family):
     model = zoo.tiny(family, dtype=torch.float64)
-    before = states(model)[2]
     shift = torch.linspace(-1, 1, zoo.D_MODEL, dtype=torch.float64)
-    with torch.no_grad():
-        mlp = model.anatomy.mlp(1)
-        handle = mlp.register_forward_hook(lambda _, __, output: output + shift)
-        moved = states(model)[2] - before
+    with capture(model.anatomy.block(1)) as left:
+        run(model)
+        handle = model.anatomy.mlp(1).register_forward_hook(lambda _, __, output: output + shift)
+        run(model)
         handle.remove()
+    moved = left.calls[1] - left.calls[0]
     arrived = torch.allclose(moved, shift.expand_as(moved), rtol=1e-9, atol=1e-12)
     assert arrived == (not model.anatomy.post_mlp_norm)
 
@@ -131,11 +171,58 @@ def test_a_shift_of_the_mlp_output_is_one_of_the_block_output_unless_a_norm_stan
 @every_family
 def test_logits_of_the_last_residual_stream_are_the_models_own(family):
     model = zoo.tiny(family, dtype=torch.float64)
-    ids = torch.tensor([model.encode(PROMPT)])
+    own = run(model).logits
     with torch.no_grad():
-        own = model.module(input_ids=ids).logits
         torch.testing.assert_close(model.anatomy.logits(states(model)[-1]), own, rtol=1e-12, atol=1e-12)
-        torch.testing.assert_close(model.logits(ids, torch.ones_like(ids)), own, rtol=1e-12, atol=1e-12)
+        if not model.anatomy.encoder_layers:
+            ids = torch.tensor([model.encode(PROMPT)])
+            torch.testing.assert_close(model.logits(ids, torch.ones_like(ids)), own, rtol=1e-12, atol=1e-12)
+
+
+@every_pair
+def test_layers_are_counted_through_the_encoder_and_then_the_decoder(family):
+    model = zoo.tiny(family)
+    anatomy = model.anatomy
+    stacks = [model.module.get_encoder(), model.module.get_decoder()]
+    assert [anatomy.encoder, anatomy.backbone] == stacks
+    assert (anatomy.layers, anatomy.encoder_layers) == (zoo.ENCODER_LAYERS + zoo.DECODER_LAYERS, zoo.ENCODER_LAYERS)
+    blocks = [block for stack in stacks for block in getattr(stack, "block", None) or stack.layers]
+    assert [anatomy.block(layer) for layer in range(anatomy.layers)] == blocks
+    for layer in range(anatomy.layers):
+        stack = "encoder" if layer < zoo.ENCODER_LAYERS else "decoder"
+        place = layer if layer < zoo.ENCODER_LAYERS else layer - zoo.ENCODER_LAYERS
+        matrices = [anatomy.down_projection(layer), anatomy.attention_output(layer), *anatomy.up_projections(layer)]
+        for matrix in matrices:
+            assert matrix.name.removeprefix("model.").startswith(f"{stack}.")
+            assert f".{place}." in matrix.name
+            assert model.module.get_parameter(matrix.name) is matrix.parameter
+            assert any(module is matrix.module for module in anatomy.block(layer).modules())
+        assert any(module is anatomy.mlp(layer) for module in anatomy.block(layer).modules())
+    with pytest.raises(UnknownPart, match="layers 0 to 4"):
+        anatomy.block(5)
+
+
+@every_pair
+def test_what_the_decoder_attends_to_is_the_encoders_last_output_behind_its_norm(family):
+    model = zoo.tiny(family, dtype=torch.float64)
+    source = model.encoded([model.encode(PROMPT)])
+    with capture(model.anatomy.block(zoo.ENCODER_LAYERS - 1)) as last:
+        attended = run(model).encoder_last_hidden_state
+    with torch.no_grad():
+        torch.testing.assert_close(model.anatomy.encoder_norm(last.value), attended, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(source.states, attended, rtol=1e-12, atol=1e-12)
+
+
+def test_a_decoder_alone_has_no_encoder():
+    anatomy = zoo.tiny("gpt2").anatomy
+    assert (anatomy.encoder, anatomy.encoder_layers) == (None, 0)
+
+
+def test_only_the_first_t5_scales_what_meets_the_head():
+    for family, scale in (("t5", zoo.D_MODEL**-0.5), ("t5_gated", 1.0), ("mt5", 1.0)):
+        anatomy = zoo.tiny(family).anatomy
+        state = torch.randn(3, zoo.D_MODEL)
+        torch.testing.assert_close(anatomy.unembed(state), state @ anatomy.head.weight.T * scale)
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gemma3_text"])
@@ -154,13 +241,13 @@ def test_embedding_and_head_are_where_the_row_says(family):
     assert model.anatomy.head is model.module.get_output_embeddings()
 
 
-@pytest.mark.parametrize("family", [name for name in zoo.FAMILIES if name != "bloom"])
+@pytest.mark.parametrize("family", [name for name in zoo.ALL if name != "bloom"])
 def test_orientation_is_told_by_the_module_also_when_the_matrix_is_square(family):
     model = zoo.tiny(family, square=True, dtype=torch.float64)
     down = model.anatomy.down_projection(1)
     assert down.shape == (zoo.D_MODEL, zoo.D_MODEL)
-    with torch.no_grad(), capture(down.module, "input") as key, capture(down.module) as output:
-        model.module(input_ids=torch.tensor([model.encode(PROMPT)]))
+    with capture(down.module, "input") as key, capture(down.module) as output:
+        run(model)
     expected = key.value @ down.weight().T + (0 if down.bias() is None else down.bias())
     torch.testing.assert_close(output.value, expected, rtol=1e-9, atol=1e-12)
 
@@ -180,7 +267,7 @@ def test_names_of_matrices_are_those_of_the_models_parameters(family):
 
 
 def test_every_row_has_a_tiny_model():
-    covered = {zoo.tiny(family).anatomy.family for family in (*zoo.FAMILIES, *zoo.ENCODER_DECODER)}
+    covered = {zoo.tiny(family).anatomy.family for family in zoo.ALL}
     assert covered == set(FAMILIES)
 
 

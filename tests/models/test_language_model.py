@@ -1,6 +1,7 @@
 """Answers and scores depend on the prompt alone: not on the batch, its order, its padding or the tokenizer."""
 
 import random
+import re
 import warnings
 
 import pytest
@@ -9,10 +10,14 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editguard.errors import ConfigurationError, PromptTooLong
+from editguard.errors import ConfigurationError, PromptTooLong, UnsupportedModel
+from editguard.models.answer_passes import whole_answer_passes
+from editguard.models.generation import StopRule
 from editguard.models.language_model import LanguageModel
 
-every_family = pytest.mark.parametrize("family", zoo.FAMILIES)
+every_family = pytest.mark.parametrize("family", zoo.ALL)
+every_decoder = pytest.mark.parametrize("family", zoo.FAMILIES)
+every_pair = pytest.mark.parametrize("family", zoo.ENCODER_DECODER)
 
 PROMPTS = (
     "The capital of Velloria is",
@@ -35,10 +40,18 @@ def test_answers_are_those_of_the_librarys_own_greedy_decoding_of_each_prompt_al
     made = model.generate(PROMPTS, max_new_tokens=8)
     for prompt, answer in zip(PROMPTS, made, strict=True):
         ids = torch.tensor([model.encode(prompt)])
+        paired = family in zoo.ENCODER_DECODER
+        forced = int(family == "bart")  # the library counts the token that it must write first
         own = model.module.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=8, do_sample=False, pad_token_id=2
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=8 + forced,
+            do_sample=False,
+            pad_token_id=2,
+            forced_eos_token_id=None,
+            use_cache=not paired,  # the library's own fits no decoder that is deeper than its encoder
         )
-        expected = own[0, ids.shape[1] :].tolist()
+        expected = own[0, len(model.opening) if paired else ids.shape[1] :].tolist()
         assert list(answer.token_ids) == expected[: len(answer.token_ids)]
         assert len(answer.token_ids) in (8, len(expected), len(expected) - 1) or answer.stopped
 
@@ -61,15 +74,21 @@ def test_scores_are_the_log_probabilities_of_the_librarys_own_forward_pass(famil
     for (prompt, answer), score in zip(PAIRS, model.score(PAIRS), strict=True):
         before, after = model.encode_answer(prompt, answer)
         with torch.no_grad():
-            logits = model.module(input_ids=torch.tensor([[*before, *after]])).logits[0]
-        own = logits[len(before) - 1 : -1].log_softmax(-1)
+            if family in zoo.ENCODER_DECODER:
+                labels = torch.tensor([[*model.opening[1:], *after]])
+                logits = model.module(input_ids=torch.tensor([before]), labels=labels).logits[0]
+                after = after[: -len(model.closing)]
+                own = logits[len(model.opening) - 1 : -1].log_softmax(-1)
+            else:
+                logits = model.module(input_ids=torch.tensor([[*before, *after]])).logits[0]
+                own = logits[len(before) - 1 : -1].log_softmax(-1)
         assert score.answer_ids == tuple(after)
         assert score.argmax_ids == tuple(own.argmax(-1).tolist())
         picked = own[range(len(after)), after]
         torch.testing.assert_close(torch.tensor(score.log_probs), picked, rtol=1e-4, atol=1e-4)
 
 
-@every_family
+@every_decoder
 def test_padding_changes_no_state_of_a_real_token(family):
     model = zoo.tiny(family)
     row = model.encode(PROMPTS[0])
@@ -221,6 +240,24 @@ def test_a_prompt_beyond_the_context_is_refused_and_one_that_fills_it_is_not(fam
             ask()
 
 
+def test_behind_an_encoder_prompt_and_answer_have_a_context_each():
+    model = zoo.tiny("bart")
+    filling = "Q" * (zoo.CONTEXT - len(model.encode("")))
+    assert len(model.encode(filling)) == zoo.CONTEXT == model.context_length
+    assert len(model.generate([filling], max_new_tokens=6)[0].token_ids) == 6
+    assert len(model.score([(filling, "Tamrin is nice")])[0].log_probs) > 3
+    for ask in (lambda: model.generate([filling + "Q"]), lambda: model.next_tokens([filling + "Q"])):
+        with pytest.raises(PromptTooLong, match="257 tokens"):
+            ask()
+    longest = "Q" * (zoo.CONTEXT - len(model.opening) + 1)
+    assert len(model.score([("Who", longest)])[0].log_probs) == len(longest)
+    with pytest.raises(PromptTooLong, match="257 tokens"):
+        model.score([("Who", longest + "Q")])
+    model._end_ids, stop = frozenset(), StopRule(re.compile("(?!)"))
+    whole = model.generate(["Who"], max_new_tokens=999, stop=stop)[0]
+    assert len(whole.token_ids) == zoo.CONTEXT - len(model.opening) + 1
+
+
 def test_a_prompt_without_tokens_is_refused():
     model = zoo.tiny("gpt2")
     for ask in (model.generate, model.next_tokens, lambda prompts: model.score([(prompts[0], "Tamrin")])):
@@ -287,7 +324,7 @@ def test_dropout_is_off_also_for_a_model_that_comes_in_training_mode():
     assert model.score(PAIRS) == zoo.tiny("gpt2").score(PAIRS)
 
 
-@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+@pytest.mark.parametrize("family", [*zoo.QUICK, "bart"])
 def test_half_precision_models_answer_and_score(family):
     model = zoo.tiny(family, dtype=torch.bfloat16)
     assert model.dtype is torch.bfloat16
@@ -316,7 +353,7 @@ DEMONSTRATIONS = "New Fact: Ines Holt was born in Belmora. Prompt: Ines Holt was
 LONG = tuple(DEMONSTRATIONS + prompt for prompt in PROMPTS) + PROMPTS[:2]
 
 
-@every_family
+@every_decoder
 def test_what_several_prompts_begin_with_is_read_once_and_changes_nothing(family, monkeypatch):
     apart, together = zoo.tiny(family), zoo.tiny(family)
     pairs = [(prompt, "Tamrin, by the sea") for prompt in LONG]
@@ -343,3 +380,101 @@ def test_prompts_with_equal_beginnings_are_batched_together():
     keys = [(1,), (2,), (1,), (), (2,)]
     batches = [batch for batch, _ in model.batches([9, 8, 7, 6, 5], lambda _: None, keys)]
     assert [sorted(batch) for batch in batches] == [[3], [0, 2], [1, 4]]
+
+
+# ---- behind an encoder
+
+
+@every_pair
+def test_prompts_are_read_whole_and_answers_are_texts_of_their_own(family):
+    model = zoo.tiny(family)
+    words = model.tokenizer
+    for prompt, answer in PAIRS:
+        before, after = model.encode_answer(prompt, answer)
+        assert before == model.encode(prompt) == words(prompt)["input_ids"]
+        assert before[-1] == words.eos_token_id
+        labels = words(answer.strip())["input_ids"]
+        assert after == labels[len(model.opening) - 1 :]
+        assert model.unclosed(after) == words(answer.strip(), add_special_tokens=False)["input_ids"]
+    assert list(model.opening) == [
+        model.module.config.decoder_start_token_id,
+        *([words.bos_token_id] if family == "bart" else []),
+    ]
+
+
+def test_what_opens_an_answer_is_what_the_model_forces_or_else_what_its_tokenizer_puts_before_a_text():
+    start, bos = zoo.tiny("bart").opening
+    for forced, wanted in ((None, (start, bos)), (7, (start, 7))):
+        module = zoo.module("bart")
+        module.generation_config.forced_bos_token_id = forced
+        assert LanguageModel(module, zoo.tokenizer("bart"), name="opened").opening == wanted
+
+
+@every_pair
+def test_the_loss_of_an_answer_and_its_end_is_the_librarys_own(family):
+    model = zoo.tiny(family, dtype=torch.float64)
+    for prompt, answer in PAIRS:
+        before, after = model.encode_answer(prompt, answer)
+        labels = torch.tensor([[*[-100] * (len(model.opening) - 1), *after]])
+        stream = torch.tensor([[*model.opening, *after[:-1]]])
+        with torch.no_grad():
+            own = model.module(input_ids=torch.tensor([before]), decoder_input_ids=stream, labels=labels).loss
+            logits = whole_answer_passes(model, [(before, after)]).logits()
+        torch.testing.assert_close(torch.nn.functional.cross_entropy(logits, labels[0, -len(after) :]), own)
+
+
+@every_pair
+def test_padding_in_the_encoder_changes_no_answer_and_no_state(family):
+    model = zoo.tiny(family, dtype=torch.float64)
+    rows = [model.encode(prompt) for prompt in PROMPTS]
+    with torch.no_grad():
+        together = model.encoded(rows)
+        for row, states, mask in zip(rows, together.states, together.mask, strict=True):
+            assert int(mask.sum()) == len(row)
+            torch.testing.assert_close(states[: len(row)], model.encoded([row]).states[0], rtol=1e-9, atol=1e-12)
+
+
+def test_an_encoder_runs_once_for_a_whole_answer_and_the_decoder_goes_on_from_its_cache():
+    model = zoo.tiny("t5")
+    seen = {0: [], zoo.ENCODER_LAYERS: []}
+    for layer, calls in seen.items():
+        model.anatomy.block(layer).register_forward_hook(
+            lambda _, args, __, calls=calls: calls.append(args[0].shape[1])
+        )
+    answer = model.generate(PROMPTS[:1], max_new_tokens=6)[0]
+    assert seen[0] == [len(model.encode(PROMPTS[0]))]
+    assert seen[zoo.ENCODER_LAYERS] == [1] * len(answer.token_ids)
+
+
+@every_pair
+def test_rows_that_end_early_leave_the_others_and_their_prompts_as_they_are(family):
+    model = zoo.tiny(family)
+    whole = model.generate(PROMPTS, max_new_tokens=10)
+    module = zoo.module(family)
+    firsts = {answer.token_ids[0] for answer in whole}
+    assert len(firsts) > 2
+    module.generation_config.eos_token_id = [whole[0].token_ids[0], whole[3].token_ids[1]]
+    ending = LanguageModel(module, zoo.tokenizer(family), name="ending")
+    together = ending.generate(PROMPTS, max_new_tokens=10)
+    assert len({len(answer.token_ids) for answer in together}) >= 2
+    assert together == [ending.generate([prompt], max_new_tokens=10)[0] for prompt in PROMPTS]
+    for cut, full in zip(together, whole, strict=True):
+        assert cut.token_ids == full.token_ids[: len(cut.token_ids)]
+
+
+def test_a_stream_that_no_encoder_has_a_prompt_for_is_refused():
+    model = zoo.tiny("t5")
+    ids = torch.tensor([model.encode(PROMPTS[0])])
+    with pytest.raises(UnsupportedModel, match="no stream of running text"):
+        model.logits(ids, torch.ones_like(ids))
+    assert model.reading is None
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_states_of_a_text_are_those_of_the_stack_that_reads_it(family):
+    model = zoo.tiny(family)
+    ids = model.encode_text(PROMPTS[2])
+    stack = model.module.encoder if family == "t5" else model.module.transformer
+    with torch.no_grad():
+        own = stack(input_ids=torch.tensor([ids])).last_hidden_state[0]
+        torch.testing.assert_close(model.text_states(ids), own)

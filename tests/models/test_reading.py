@@ -19,20 +19,23 @@ class Watching:
 
     reads_prompts = True
 
-    def __init__(self) -> None:
+    def __init__(self, layer: int = 0) -> None:
+        self.layer = layer
         self.passes: list[tuple[int, list[int] | None]] = []
+        self.in_encoder: set[bool] = set()
 
     def install(self, model: LanguageModel) -> None:
         def look(*_: object) -> None:
             reading = model.reading
             assert reading is not None
+            self.in_encoder.add(reading.in_encoder)
             if reading.prompts is not None:
                 reading.decided[self] = reading.prompts.sum(dim=1)
             self.passes.append(
                 (len(reading.decided[self]), None if reading.prompts is None else reading.prompts.sum(dim=1).tolist())
             )
 
-        self.handle = model.anatomy.block(0).register_forward_pre_hook(look)
+        self.handle = model.anatomy.block(self.layer).register_forward_pre_hook(look)
 
     def uninstall(self, model: LanguageModel) -> None:
         del model
@@ -43,8 +46,8 @@ class Watching:
 
 
 @contextmanager
-def watched(model: LanguageModel):
-    watching = Watching()
+def watched(model: LanguageModel, layer: int = 0):
+    watching = Watching(layer)
     watching.install(model)
     model.installed.append(watching)
     try:
@@ -72,6 +75,25 @@ def test_teacher_forcing_counts_the_answer_out_of_the_prompt(family):
         model.score([(SHORT, "Tamrin is far away"), (LONG, "Oskar")])
         model.next_tokens([SHORT, LONG])
     assert [sorted(prompts) for _, prompts in watching.passes] == [lengths, lengths]
+
+
+@pytest.mark.parametrize("family", zoo.ENCODER_DECODER)
+def test_behind_an_encoder_the_prompts_are_what_that_reads_for_the_whole_of_the_first_pass(family):
+    """A change in the encoder and one in the decoder see the same."""
+    model = zoo.tiny(family)
+    lengths = sorted(len(model.encode(prompt)) for prompt in (SHORT, LONG))
+    for layer in (0, zoo.ENCODER_LAYERS):
+        with watched(model, layer) as watching:
+            model.generate([SHORT, LONG], max_new_tokens=3)
+        assert sorted(watching.passes[0][1]) == lengths
+        assert [prompts for _, prompts in watching.passes[1:]] == ([] if layer == 0 else [None, None])
+        with watched(model, layer) as watching:
+            model.score([(SHORT, "Tamrin is far away"), (LONG, "Oskar")])
+            model.next_tokens([SHORT, LONG])
+            continued_freely(model, [SHORT], tokens=1)
+        assert [sorted(prompts) for _, prompts in watching.passes] == [lengths, lengths, [len(model.encode(SHORT))]]
+        assert watching.in_encoder == {True}
+    assert model.reading is None
 
 
 def test_free_continuations_say_where_the_prompts_are():

@@ -13,7 +13,7 @@ def drawn(model, prompts=PROMPTS, **options):
     return continued_freely(model, prompts, **{"tokens": 12, **options})
 
 
-@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+@pytest.mark.parametrize("family", [*zoo.QUICK, "bart"])
 def test_a_continuation_depends_on_its_prompt_and_the_seed_alone(family):
     together = drawn(zoo.tiny(family))
     alone = [drawn(zoo.tiny(family, batch_size=1), [prompt])[0] for prompt in reversed(PROMPTS)]
@@ -30,6 +30,14 @@ def test_the_likeliest_token_alone_is_greedy_and_more_are_not():
     assert drawn(model, tokens=12, top=5) != drawn(model, tokens=12, top=1)
 
 
+@pytest.mark.parametrize("family", zoo.ENCODER_DECODER)
+def test_behind_an_encoder_the_likeliest_tokens_alone_are_its_greedy_answer(family):
+    model = zoo.tiny(family)
+    for prompt in PROMPTS:
+        [answer] = model.generate([prompt], max_new_tokens=5)
+        assert drawn(model, [prompt], tokens=5, top=1) == [model.decode(answer.token_ids)]
+
+
 def test_no_text_ends_early():
     model = zoo.tiny("gpt2")
     [end] = model.end_ids
@@ -42,8 +50,9 @@ def test_no_text_ends_early():
     assert all(end not in ids for ids in made)
 
 
-def test_the_context_is_never_left():
-    model = zoo.tiny("gpt2")
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_the_context_is_never_left(family):
+    model = zoo.tiny(family)
     made = []
     model.decode = lambda ids: made.append(list(ids)) or ""
     drawn(model, ["Who? " * 60], tokens=500)

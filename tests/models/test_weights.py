@@ -34,7 +34,7 @@ def ledger(dtype: torch.dtype = torch.float32) -> tuple[nn.Module, WeightLedger]
 
 
 def test_an_update_has_the_orientation_of_the_field_whatever_the_storage():
-    for family in ("gpt2", "llama"):
+    for family in ("gpt2", "llama", "t5", "bart"):
         for square in (False, True):
             model = zoo.tiny(family, square=square)
             down = model.anatomy.down_projection(1)
