@@ -18,7 +18,7 @@ def test_the_registry_is_listed_for_people_and_as_json(capsys: pytest.CaptureFix
     assert [entry["name"] for entry in listed] == list(methods())
     for entry in listed:
         assert entry["name"] in text
-        assert {"family", "changes", "prepares", "source", "default"} <= set(entry)
+        assert {"family", "changes", "prepares", "source", "encoder_decoder", "default"} <= set(entry)
 
 
 @pytest.mark.parametrize("columns", [20, 80, 100, 300])
@@ -33,6 +33,8 @@ def test_the_listing_says_all_of_each_method_and_fits_the_terminal(
     for info in methods().values():
         block = f" {info.name} {'* ' if info.default else ''}changes {info.changes} batches "
         assert running.partition(block)[2].startswith("yes," if info.batches else "no,")
+        both = "encoders with a decoder" in running.partition(block)[2].partition(" prepares ")[0]
+        assert both == info.encoder_decoder
         assert f"prepares {info.prepares} source {info.source}" in running
     for family in {info.family for info in methods().values()}:
         assert text.splitlines().count(family) == 1

@@ -10,6 +10,7 @@ import zoo
 from torch import Tensor
 
 from editguard.edited import AppliedEdit, EditedModel, WeightDelta
+from editguard.errors import UnsupportedModel
 from editguard.methods.context_templates import FIRST_WORDS, prefix_contexts
 from editguard.models import LanguageModel
 from editguard.models.weights import Dense
@@ -123,3 +124,8 @@ def test_a_text_is_one_line_with_one_full_stop_whatever_the_model_writes(monkeyp
     model = zoo.tiny("gpt2")
     monkeypatch.setattr(model, "decode", lambda _: " The\nred\t\u00a0 blue. . ")
     assert prefix_contexts(model, lengths=((3, 2),)) == ("", "The red blue. ", "The red blue. ")
+
+
+def test_a_decoder_behind_an_encoder_writes_none() -> None:
+    with pytest.raises(UnsupportedModel, match="no stream of running text"):
+        prefix_contexts(zoo.tiny("t5"))

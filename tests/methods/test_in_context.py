@@ -219,3 +219,40 @@ def test_what_was_prepared_before_does_not_matter(
     wanted = fresh.apply(original, facts[:1]).rewrite([facts[0].text])
     assert used.apply(original, facts[:1]).rewrite([facts[0].text]) == wanted != before
     assert earlier.rewrite([facts[0].text]) == before
+
+
+# ---- behind an encoder
+
+
+def test_the_encoder_reads_demonstrations_new_fact_and_probe_and_the_decoder_the_answer_alone(
+    records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny("t5")
+    edited = prepared(model, records, demonstrations=4).apply(EditedModel.original(model), facts[:1])
+    probe = "The capital of Velloria is"
+    read: dict[int, list[list[int]]] = {0: [], zoo.ENCODER_LAYERS: []}
+    stacks = {0: model.module.encoder, zoo.ENCODER_LAYERS: model.module.decoder}
+    for layer, stack in stacks.items():
+        stack.register_forward_pre_hook(
+            lambda _, __, more, layer=layer: read[layer].append(more["input_ids"][0].tolist()), with_kwargs=True
+        )
+    edited.score([(probe, "Tamrin")])
+    text = written(edited, probe).text
+    assert text.count("New Fact: ") == 6
+    assert text.endswith(probe)
+    assert read[0] == [model.tokenizer(text)["input_ids"]]
+    own = model.tokenizer("Tamrin", add_special_tokens=False)["input_ids"]
+    assert read[zoo.ENCODER_LAYERS] == [[*model.opening, *own[:-1]]]
+
+
+def test_no_room_is_kept_for_an_answer_that_the_decoder_writes(
+    records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny("bart")
+    found = []
+    for answer_tokens in (1, 200):
+        method = prepared(model, records, answer_tokens=answer_tokens)
+        found.append(written(method.apply(EditedModel.original(model), facts[:1]), "Who?"))
+        assert found[-1].tokens <= zoo.CONTEXT
+    assert found[0] == found[1]
+    assert 0 < found[0].dropped < 32

@@ -13,9 +13,10 @@ from editguard.models.weights import Dense
 TEXTS = ("The capital of Velloria is", "The mayor of Tamrin is", "Copy: red blue green", "Aldo Holt was born in")
 
 
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
 @pytest.mark.parametrize("name", ["tf-idf", "mean-pooled"])
-def test_a_text_is_nearest_to_itself_and_similarities_are_cosines(name: str) -> None:
-    index = encoder(name, zoo.tiny("gpt2")).index(TEXTS)
+def test_a_text_is_nearest_to_itself_and_similarities_are_cosines(name: str, family: str) -> None:
+    index = encoder(name, zoo.tiny(family)).index(TEXTS)
     found = index.similarities(TEXTS)
     assert found.shape == (4, 4)
     assert np.abs(found).max() <= 1 + 1e-9

@@ -11,7 +11,7 @@ import zoo
 from torch import Tensor, nn
 
 from editguard.edits import EditRequest
-from editguard.errors import AmbiguousTokens, InvalidEdit, InvalidSettings
+from editguard.errors import AmbiguousTokens, InvalidEdit, InvalidSettings, UnsupportedModel
 from editguard.models import LanguageModel
 from editguard.models.causal_tracing import (
     PreparedFact,
@@ -413,3 +413,8 @@ def test_few_facts_and_noise_without_effect_are_said() -> None:
     assert suggest_layers(peaked(1, 8, {2: 0.2}, 0.01)).standard_errors == ()
     trace = made_up([torch.full((6, 4), 0.95)] * 5, corrupted=0.95)
     assert "nothing to restore" in suggest_layers(trace).warning
+
+
+def test_a_model_with_two_streams_is_not_traced() -> None:
+    with pytest.raises(UnsupportedModel, match=r"tiny-t5 cannot be traced.* two"):
+        causal_trace(zoo.tiny("t5"), FACTS, SETTINGS)

@@ -13,7 +13,7 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editguard.errors import CacheError, MethodRefused, ModelChanged, UnknownPart
+from editguard.errors import CacheError, MethodRefused, ModelChanged, UnknownPart, UnsupportedModel
 from editguard.models.hooks import capture
 from editguard.models.moment_cache import MomentCache
 from editguard.models.second_moment import Pace, SecondMoment, second_moments, sum_of_outer_products
@@ -443,3 +443,8 @@ def test_a_short_memory_in_the_middle_of_the_pass_counts_no_token_twice():
         found = moment(model)
     assert found.tokens == expected.tokens
     torch.testing.assert_close(found.matrix, expected.matrix, rtol=1e-5, atol=1e-7)
+
+
+def test_an_encoder_decoder_has_no_keys_of_running_text():
+    with pytest.raises(UnsupportedModel, match="no stream of running text"):
+        moment(zoo.tiny("t5"))

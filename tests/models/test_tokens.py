@@ -4,7 +4,7 @@ import pytest
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from editguard.errors import AmbiguousTokens, ConfigurationError
@@ -47,8 +47,6 @@ def test_a_bos_that_the_text_brings_along_is_not_doubled(bos):
 
 
 def test_special_tokens_that_a_tokenizer_appends_do_not_end_the_prompt():
-    from tokenizers import processors
-
     words = zoo.tokenizer("gpt2")
     words.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
@@ -246,3 +244,44 @@ def test_a_template_that_asks_for_the_date_gives_the_same_prompt_every_day():
 def test_a_chat_without_a_template_is_refused():
     with pytest.raises(ConfigurationError, match="has none"):
         TextEncoder(zoo.tokenizer(), chat=True)
+
+
+# ---- texts that are whole
+
+
+def closing_encoder() -> TextEncoder:
+    """T5-like: SentencePiece with an end behind every text."""
+    words = metaspace_encoder().tokenizer
+    words.add_special_tokens({"eos_token": "</s>"})
+    words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", special_tokens=[("</s>", words.eos_token_id)]
+    )
+    return TextEncoder(words, closes=True)
+
+
+def test_a_whole_text_is_what_the_tokenizer_makes_of_it():
+    for each in (closing_encoder(), TextEncoder(zoo.tokenizer("bart"), closes=True)):
+        for text in ("The capital is", "Tamrin", "The capital is "):
+            assert each.encode(text) == each.encode_text(text) == each.tokenizer(text)["input_ids"]
+
+
+def test_an_answer_behind_an_encoder_is_a_text_of_its_own_that_ends():
+    for each in (closing_encoder(), TextEncoder(zoo.tokenizer("bart"), closes=True)):
+        wanted = [*each.tokenizer("Tamrin", add_special_tokens=False)["input_ids"], each.tokenizer.eos_token_id]
+        for prompt in ("The capital is", "The capital is ", ""):
+            for answer in ("Tamrin", " Tamrin", "Tamrin "):
+                assert each.encode_answer(prompt, answer) == (each.encode(prompt), wanted)
+    with pytest.raises(AmbiguousTokens, match="no tokens"):
+        closing_encoder().encode_answer("The capital is", " ")
+
+
+def test_an_end_that_the_text_brings_along_is_not_doubled():
+    each = TextEncoder(zoo.tokenizer("bart"), closes=True)
+    assert each.encode("Who</s>") == each.encode("Who")
+
+
+def test_a_subject_is_found_in_a_whole_text():
+    each = TextEncoder(zoo.tokenizer("bart"), closes=True)
+    text = "The capital of Velloria is"
+    ids = each.encode(text)
+    assert each.decode(ids[: each.subject_end(text, "Velloria") + 1]) == "The capital of Velloria"
