@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -194,11 +195,17 @@ FAMILIES: tuple[str, ...] = tuple(_CONFIGS)
 ENCODER_DECODER: tuple[str, ...] = tuple(_PAIRED_CONFIGS)
 """Every family of encoders with a decoder, and their variants; quick tests take the first."""
 
+PAIRED = [ENCODER_DECODER[0], *(pytest.param(name, marks=pytest.mark.slow) for name in ENCODER_DECODER[1:])]
+"""The same for tests, those that are not quick marked so."""
+
+EVERY = [*FAMILIES, *PAIRED]
+"""Every family of either kind, for tests."""
+
 REPRESENTATIVE: tuple[str, ...] = ("gpt2", "gptj", "llama", "opt")
 """Conv1D with tied head; parallel blocks with a head bias; gated without biases; ReLU with BOS."""
 
 ALL: tuple[str, ...] = (*FAMILIES, *ENCODER_DECODER)
-"""Every family of either kind."""
+"""Their names."""
 
 QUICK: tuple[str, ...] = (*REPRESENTATIVE, ENCODER_DECODER[0])
 """Those that quick tests take."""

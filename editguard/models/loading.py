@@ -26,6 +26,7 @@ from editguard.errors import (
 )
 from editguard.models.families import FAMILIES
 from editguard.models.language_model import LanguageModel
+from editguard.pocket import MODEL_NAMES, weights_path
 
 DTYPES: Final = ("auto", "float32", "bfloat16", "float16", "float64")
 CHAT: Final = ("auto", "on", "off")
@@ -144,9 +145,7 @@ def _check_family(name: str, config: Any) -> None:
 def _source(name: str) -> str:
     """Where the files are: of an embedded model, in a local directory, or under the name itself on the
     hub."""
-    from editguard.pocket import FOLDERS, weights_path
-
-    path = weights_path(name) if name in FOLDERS else Path(name).expanduser()
+    path = weights_path(name) if name in MODEL_NAMES else Path(name).expanduser()
     if path.is_dir():
         if not (path / _CONFIG).is_file():
             raise ModelNotLoaded(
@@ -160,7 +159,7 @@ def _source(name: str) -> str:
         return str(path)
     if path.exists():
         raise ModelNotLoaded(f"{path} is a file; name the directory that holds it.")
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or name in FOLDERS:
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or name in MODEL_NAMES:
         raise ModelNotLoaded(f"there is no directory {path}; check the path of the model.")
     return name
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,17 +11,16 @@ if TYPE_CHECKING:
     from editguard.pocket.world import World
 
 MODEL_NAME: Final = "pocket"
-
-FOLDERS: Final[Mapping[str, str]] = {MODEL_NAME: "weights"}
-"""Names of the shipped models, and their folders beside this module."""
+MODEL_NAMES: Final = (MODEL_NAME,)
+_FOLDERS: Final = {MODEL_NAME: "weights"}
 
 
 def weights_path(name: str = MODEL_NAME) -> Path:
-    """The folder of a shipped model, in Hugging Face format.
+    """The folder with the model of that name in Hugging Face format.
 
-    Raises: KeyError: there is none of that name.
+    Raises: KeyError: no embedded model has the name.
     """
-    return Path(str(files("editguard.pocket"))) / FOLDERS[name]
+    return Path(str(files("editguard.pocket"))) / _FOLDERS[name]
 
 
 @cache

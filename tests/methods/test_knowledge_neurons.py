@@ -38,10 +38,6 @@ from editguard.models.weights import LowRank
 
 FACT = EditRequest(prompt="The capital of {} is", subject="Velloria", target="Ines Holt", previous="Tamrin")
 GRIDS = ("left", "right", "inclusive")
-PAIRED = [
-    zoo.ENCODER_DECODER[0],
-    *(pytest.param(family, marks=pytest.mark.slow) for family in zoo.ENCODER_DECODER[1:]),
-]
 ONE = Prediction((5, 9, 20, 31, 44), 50)
 
 
@@ -139,7 +135,7 @@ def test_a_neurons_attribution_is_its_share_of_the_joint_change() -> None:
         assert float(found[neuron]) == pytest.approx(float(now[neuron] * sum(slopes) / steps), rel=1e-4, abs=1e-12)
 
 
-@pytest.mark.parametrize("family", PAIRED)
+@pytest.mark.parametrize("family", zoo.PAIRED)
 def test_behind_an_encoder_the_decoders_neurons_are_attributed_at_the_tokens_of_the_answer(family: str) -> None:
     model = zoo.tiny(family, dtype=torch.float64)
     prompt, answer = model.encode_answer(FACT.text, "Tamrin")

@@ -23,8 +23,8 @@ from editguard.models.anatomy import Anatomy
 from editguard.models.families import FAMILIES
 from editguard.models.hooks import capture
 
-every_family = pytest.mark.parametrize("family", zoo.ALL)
-every_pair = pytest.mark.parametrize("family", zoo.ENCODER_DECODER)
+every_family = pytest.mark.parametrize("family", zoo.EVERY)
+every_pair = pytest.mark.parametrize("family", zoo.PAIRED)
 GATED = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "gemma3", "t5_gated", "mt5"})
 PROMPT = "The mayor of the capital of Oskaria is"
 
@@ -241,7 +241,7 @@ def test_embedding_and_head_are_where_the_row_says(family):
     assert model.anatomy.head is model.module.get_output_embeddings()
 
 
-@pytest.mark.parametrize("family", [name for name in zoo.ALL if name != "bloom"])
+@pytest.mark.parametrize("family", [name for name in zoo.EVERY if name != "bloom"])
 def test_orientation_is_told_by_the_module_also_when_the_matrix_is_square(family):
     model = zoo.tiny(family, square=True, dtype=torch.float64)
     down = model.anatomy.down_projection(1)

@@ -14,7 +14,7 @@ TEXTS = (
     ("Ines Holt", "was born in Belmora; she lives in Tamrin"),
     ("The capital of Velloria is", "O"),
 )
-SOME = [zoo.REPRESENTATIVE[0], *zoo.ENCODER_DECODER]
+SOME = [zoo.REPRESENTATIVE[0], *zoo.PAIRED]
 
 
 def pairs_of(model: LanguageModel) -> list[tuple[list[int], list[int]]]:

@@ -15,9 +15,9 @@ from editguard.models.answer_passes import whole_answer_passes
 from editguard.models.generation import StopRule
 from editguard.models.language_model import LanguageModel
 
-every_family = pytest.mark.parametrize("family", zoo.ALL)
+every_family = pytest.mark.parametrize("family", zoo.EVERY)
 every_decoder = pytest.mark.parametrize("family", zoo.FAMILIES)
-every_pair = pytest.mark.parametrize("family", zoo.ENCODER_DECODER)
+every_pair = pytest.mark.parametrize("family", zoo.PAIRED)
 
 PROMPTS = (
     "The capital of Velloria is",
@@ -324,7 +324,7 @@ def test_dropout_is_off_also_for_a_model_that_comes_in_training_mode():
     assert model.score(PAIRS) == zoo.tiny("gpt2").score(PAIRS)
 
 
-@pytest.mark.parametrize("family", [*zoo.QUICK, "bart"])
+@pytest.mark.parametrize("family", [*zoo.REPRESENTATIVE, *zoo.PAIRED])
 def test_half_precision_models_answer_and_score(family):
     model = zoo.tiny(family, dtype=torch.bfloat16)
     assert model.dtype is torch.bfloat16

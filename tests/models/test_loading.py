@@ -185,7 +185,7 @@ def test_an_encoder_decoder_of_an_unknown_family_is_refused_before_its_weights_a
         load(tmp_path)
 
 
-@pytest.mark.parametrize("family", zoo.ENCODER_DECODER)
+@pytest.mark.parametrize("family", zoo.PAIRED)
 def test_an_encoder_decoder_that_was_saved_answers_as_before(family, tmp_path):
     model = zoo.tiny(family)
     model.module.save_pretrained(tmp_path)

@@ -77,7 +77,7 @@ def test_teacher_forcing_counts_the_answer_out_of_the_prompt(family):
     assert [sorted(prompts) for _, prompts in watching.passes] == [lengths, lengths]
 
 
-@pytest.mark.parametrize("family", zoo.ENCODER_DECODER)
+@pytest.mark.parametrize("family", zoo.PAIRED)
 def test_behind_an_encoder_the_prompts_are_what_that_reads_for_the_whole_of_the_first_pass(family):
     """A change in the encoder and one in the decoder see the same."""
     model = zoo.tiny(family)

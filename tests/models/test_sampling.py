@@ -13,7 +13,7 @@ def drawn(model, prompts=PROMPTS, **options):
     return continued_freely(model, prompts, **{"tokens": 12, **options})
 
 
-@pytest.mark.parametrize("family", [*zoo.QUICK, "bart"])
+@pytest.mark.parametrize("family", [*zoo.REPRESENTATIVE, *zoo.PAIRED])
 def test_a_continuation_depends_on_its_prompt_and_the_seed_alone(family):
     together = drawn(zoo.tiny(family))
     alone = [drawn(zoo.tiny(family, batch_size=1), [prompt])[0] for prompt in reversed(PROMPTS)]
@@ -30,7 +30,7 @@ def test_the_likeliest_token_alone_is_greedy_and_more_are_not():
     assert drawn(model, tokens=12, top=5) != drawn(model, tokens=12, top=1)
 
 
-@pytest.mark.parametrize("family", zoo.ENCODER_DECODER)
+@pytest.mark.parametrize("family", zoo.PAIRED)
 def test_behind_an_encoder_the_likeliest_tokens_alone_are_its_greedy_answer(family):
     model = zoo.tiny(family)
     for prompt in PROMPTS:

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from editguard.pocket import FOLDERS, MODEL_NAME, default_world, weights_path
+from editguard.pocket import MODEL_NAME, MODEL_NAMES, default_world, weights_path
 from editguard.pocket.evaluation import answered, card, measure
 from editguard.pocket.scores import SCORES, Score, probe
 from editguard.pocket.splits import stream
@@ -80,9 +80,9 @@ def test_one_forward_pass_tells_what_greedy_decoding_writes(model: torch.nn.Modu
 
 
 def test_every_shipped_model_has_a_folder_of_its_own():
-    folders = [weights_path(name) for name in FOLDERS]
+    folders = [weights_path(name) for name in MODEL_NAMES]
     assert weights_path() == weights_path(MODEL_NAME)
-    assert len(set(folders)) == len(FOLDERS)
+    assert len(set(folders)) == len(MODEL_NAMES)
     assert all((folder / "config.json").is_file() for folder in folders)
     with pytest.raises(KeyError):
         weights_path("no such model")
