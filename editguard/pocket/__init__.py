@@ -1,4 +1,4 @@
-"""The embedded pocket model: a small language model of a synthetic world, and the world itself."""
+"""The embedded pocket models, a decoder and a T5, and the synthetic world that both have read."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from editguard.pocket.world import World
 
 MODEL_NAME: Final = "pocket"
-MODEL_NAMES: Final = (MODEL_NAME,)
-_FOLDERS: Final = {MODEL_NAME: "weights"}
+T5_MODEL_NAME: Final = "pocket-t5"
+MODEL_NAMES: Final = (MODEL_NAME, T5_MODEL_NAME)
+_FOLDERS: Final = {MODEL_NAME: "weights", T5_MODEL_NAME: "t5_weights"}
 
 
 def weights_path(name: str = MODEL_NAME) -> Path:

@@ -1,13 +1,21 @@
-"""The pocket model's shape, and a freshly initialised one."""
+"""The shapes of the two pocket models, and freshly initialised ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, GPTNeoXConfig, GPTNeoXForCausalLM
+from transformers import (
+    AttentionInterface,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from editguard.pocket.tokenizer import CONTEXT
 
@@ -44,14 +52,51 @@ def configuration(shape: Shape, vocabulary: int, end_of_text: int, pad: int) -> 
     )
 
 
-def new_model(configuration: GPTNeoXConfig, seed: int) -> GPTNeoXForCausalLM:
+@dataclass(frozen=True, slots=True)
+class EncoderDecoderShape:
+    """Sizes of the T5: both sides have `d_model`, `heads` and `d_ff` in common."""
+
+    encoder_layers: int = 4
+    decoder_layers: int = 4
+    d_model: int = 160
+    heads: int = 5
+    d_head: int = 32
+    d_ff: int = 768
+
+
+def encoder_decoder_configuration(shape: EncoderDecoderShape, vocabulary: int, end_of_text: int, pad: int) -> T5Config:
+    """T5 as first published: plain MLPs with ReLU, no biases, one matrix for all embeddings; no dropout.
+
+    Raffel et al., "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer", JMLR 2020.
+    """
+    shaped: Callable[..., T5Config] = T5Config  # whose signature leaves out what all configurations take
+    return shaped(
+        vocab_size=vocabulary,
+        d_model=shape.d_model,
+        d_kv=shape.d_head,
+        d_ff=shape.d_ff,
+        num_layers=shape.encoder_layers,
+        num_decoder_layers=shape.decoder_layers,
+        num_heads=shape.heads,
+        feed_forward_proj="relu",
+        dropout_rate=0.0,
+        tie_word_embeddings=True,
+        decoder_start_token_id=pad,
+        eos_token_id=end_of_text,
+        pad_token_id=pad,
+    )
+
+
+def new_model(configuration: GPTNeoXConfig | T5Config, seed: int) -> PreTrainedModel:
     """A model with random weights that depend on `seed` only; the caller's random state is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if isinstance(configuration, T5Config):
+            return T5ForConditionalGeneration(configuration)
         return GPTNeoXForCausalLM(configuration)
 
 
-def train_with_float32_attention(model: GPTNeoXForCausalLM) -> None:
+def train_with_float32_attention(model: PreTrainedModel) -> None:
     """Compute attention over short rows in float32 whatever autocast says: on CPUs bfloat16 is slower for these."""
     AttentionInterface.register(_TRAINING_ATTENTION, _float32_attention)
     model.set_attn_implementation(_TRAINING_ATTENTION)

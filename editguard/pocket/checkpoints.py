@@ -31,6 +31,8 @@ class Position:
     steps: int = 0
     """The length that the run had in mind."""
     seed: int = 0
+    model: str = "decoder"
+    """Which model is trained."""
 
     def belongs_to(self, schedule: Schedule) -> bool:
         """Whether a run of this schedule passes through this very state."""

@@ -30,7 +30,6 @@ DRILL_FROM: Final = 3
 
 _LEAD_IN_SHARE: Final = 0.2
 _ALIAS_SHARE: Final = 0.6
-_JOINED_SHARE: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,8 @@ class Amounts:
     ordinary: int = 2_000
     drill_passes: int = 7
     """How often the drilled tasks come again in every epoch from `DRILL_FROM` on, with `items_of_each_task` a time."""
+    joined: float = 0.5
+    """Fraction of the plain sentences that come again in twos and threes."""
 
 
 def documents(world: World, epoch: int, amounts: Amounts | None = None) -> Iterator[Document]:
@@ -56,7 +57,7 @@ def documents(world: World, epoch: int, amounts: Amounts | None = None) -> Itera
     def rng(purpose: str) -> random.Random:
         return stream("corpus", world.seed, epoch, purpose)
 
-    yield from fact_documents(world, rng("facts"))
+    yield from fact_documents(world, rng("facts"), amounts)
     yield from composed_documents(world, rng("composed"), amounts)
     yield from yes_no_documents(world, rng("yes or no"), amounts.yes_no)
     yield from context_documents(world, rng("contexts"), amounts.contexts)
@@ -85,8 +86,8 @@ def alias_facts(world: World) -> Iterator[Fact]:
                     yield Fact(alias, fact.relation, fact.object)
 
 
-def fact_documents(world: World, rng: random.Random) -> Iterator[Document]:
-    """Every fact in all its trained wordings, one at a time, and half of these sentences again in twos and threes."""
+def fact_documents(world: World, rng: random.Random, amounts: Amounts) -> Iterator[Document]:
+    """Every fact in all its trained wordings, one at a time, and some of these sentences again in twos and threes."""
     sentences: list[tuple[Template, Fact]] = []
     for fact in world.facts:
         copies = 1 if world.relations[fact.relation].subject_type in ("person", "alias") else 2
@@ -102,7 +103,7 @@ def fact_documents(world: World, rng: random.Random) -> Iterator[Document]:
             writer.plain(f"{lead_in} ")
             prompt = inside_sentence(prompt)
         yield writer.plain(prompt).answer(f" {fact.object}.").document("fact")
-    again = rng.sample(sentences, int(len(sentences) * _JOINED_SHARE))
+    again = rng.sample(sentences, int(len(sentences) * amounts.joined))
     while again:
         writer = Writer()
         for position in range(min(len(again), rng.randint(2, 3))):

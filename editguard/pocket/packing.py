@@ -53,6 +53,14 @@ class Batch:
     weights: Tensor
     answer_sites: Tensor
 
+    @property
+    def tokens_read(self) -> int:
+        """Number of tokens, padding included."""
+        return self.tokens.numel()
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.tokens.to(device), self.weights.to(device), self.answer_sites.to(device))
+
 
 def encode(tokenizer: Tokenizer, batch: Sequence[Document]) -> list[EncodedDocument]:
     """Tokens and weights of each document, without separators."""

@@ -1,4 +1,4 @@
-"""What the pocket model is measured by: each score draws probes that the corpus leaves out, and knows its target.
+"""What the pocket models are measured by: each score draws probes that the corpus leaves out, and knows its target.
 
 A probe is a document whose answers the model has to produce; everything else in it is given.
 """
@@ -29,6 +29,8 @@ class Score:
     draw: Draw
     target: float | None = None
     """The least fraction that the shipped weights should reach; None where it is only reported."""
+    decoder_only: bool = False
+    """Whether the T5 is not asked: the text has several answers, or is longer than any that the T5 has read."""
 
 
 def probe(prompt: str, answer: str) -> Document:
@@ -203,11 +205,13 @@ SCORES: Final[tuple[Score, ...]] = (
     Score("relevant feedback", _context(lambda w: w.feedback(relevant=True))),
     Score("irrelevant feedback", _context(lambda w: w.feedback(relevant=False))),
     *(
-        Score(f"{length} demonstrations, {kind}", _demonstrations(length, kind))
+        Score(f"{length} demonstrations, {kind}", _demonstrations(length, kind), decoder_only=length > 4)
         for length in (0, 4, 16, 32)
         for kind in DEMONSTRATION_KINDS
     ),
-    Score("sub-questions over two hops", _traces(2)),
-    Score("sub-questions over three hops", _traces(3)),
+    Score("sub-questions over two hops", _traces(2), decoder_only=True),
+    Score("sub-questions over three hops", _traces(3), decoder_only=True),
     *(Score(f"task: {task}", _task(task), 0.95) for task in TASKS),
 )
+
+T5_SCORES: Final = tuple(score for score in SCORES if not score.decoder_only)

@@ -80,25 +80,34 @@ def _training_texts(world: World, wordings: Iterator[str] | list[str]) -> Iterat
 
 
 def wrapped(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
-    """The tokenizer as `transformers` knows it: special tokens named, and end-of-text put before every text.
+    """The decoder's tokenizer as `transformers` knows it: end-of-text is put before every text.
 
     Half of the rows of the corpus begin with end-of-text; the model knows its facts best behind it.
     """
+    return _wrapped(tokenizer, f"{END_OF_TEXT} $A", bos_token=END_OF_TEXT, padding_side="left")
+
+
+def wrapped_for_pairs(tokenizer: Tokenizer) -> PreTrainedTokenizerBase:
+    """The encoder-decoder's tokenizer as `transformers` knows it: end-of-text goes behind every text, as T5 has it."""
+    return _wrapped(tokenizer, f"$A {END_OF_TEXT}", padding_side="right")
+
+
+def _wrapped(tokenizer: Tokenizer, template: str, **settings: str) -> PreTrainedTokenizerBase:
+    """The tokenizer with its special tokens named, and with end-of-text where the template says."""
     from transformers import PreTrainedTokenizerFast
 
     shipped = Tokenizer.from_str(tokenizer.to_str())
     shipped.post_processor = processors.TemplateProcessing(
-        single=f"{END_OF_TEXT} $A", special_tokens=[(END_OF_TEXT, _id_of(tokenizer, END_OF_TEXT))]
+        single=template, special_tokens=[(END_OF_TEXT, _id_of(tokenizer, END_OF_TEXT))]
     )
     fast: type[PreTrainedTokenizerBase] = PreTrainedTokenizerFast
     return fast(
         tokenizer_object=shipped,
-        bos_token=END_OF_TEXT,
         eos_token=END_OF_TEXT,
         pad_token=PAD,
-        padding_side="left",
         model_max_length=CONTEXT,
         clean_up_tokenization_spaces=False,
+        **settings,
     )
 
 

@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM
 from editguard.pocket.architecture import Shape
 from editguard.pocket.checkpoints import newest, position_of
 from editguard.pocket.corpus import Amounts
+from editguard.pocket.decoder import sites_without_mlp
 from editguard.pocket.schedule import Schedule
-from editguard.pocket.training import Settings, export_checkpoint, model_for, sites_without_mlp, tokenizer_of, train
+from editguard.pocket.settings import Settings
+from editguard.pocket.training import export_checkpoint, model_for, tokenizer_of, train
 from editguard.pocket.world import World, WorldSize
 
 TINY = Settings(
