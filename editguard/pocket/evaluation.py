@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from editguard.pocket import MODEL_NAME, T5_MODEL_NAME, default_world, weights_path
+from editguard.pocket import MODEL_NAME, MODEL_NAMES, default_world, weights_path
 from editguard.pocket.documents import Document
 from editguard.pocket.encoder_decoder import answer_logits
 from editguard.pocket.packing import encode
@@ -142,7 +142,7 @@ def measure(
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m editguard.pocket.evaluation", description=__doc__)
     parser.add_argument(
-        "--model", default=MODEL_NAME, help=f"{MODEL_NAME}, {T5_MODEL_NAME} or a model folder; %(default)s by default"
+        "--model", default=MODEL_NAME, help=f"{', '.join(MODEL_NAMES)} or a model folder; %(default)s by default"
     )
     parser.add_argument("--count", type=int, default=300, help="probes a score, at most")
     parser.add_argument("--only", help="scores whose name holds this text")
@@ -150,7 +150,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--save", type=Path, metavar="FILE", help="also write the JSON here")
     chosen = parser.parse_args(arguments)
-    folder = weights_path(chosen.model) if chosen.model in (MODEL_NAME, T5_MODEL_NAME) else Path(chosen.model)
+    folder = weights_path(chosen.model) if chosen.model in MODEL_NAMES else Path(chosen.model)
     model = load(folder, getattr(torch, chosen.dtype))
     scores = [score for score in scores_for(model) if chosen.only is None or chosen.only in score.name]
     measured = measure(model, load_tokenizer(folder), default_world(), scores, count=chosen.count)

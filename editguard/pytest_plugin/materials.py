@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from editguard.methods.materials import Lines, OnDemand, read_demonstrations
+from editguard.pocket import MODEL_NAMES
 from editguard.pytest_plugin.options import Configuration
 
 if TYPE_CHECKING:
     from editguard.edits import EditRequest, Probe
     from editguard.methods.protocol import DemonstrationRecord, Preparation
-
-POCKET = "pocket"
 
 
 def preparation(
@@ -21,7 +20,7 @@ def preparation(
 ) -> Preparation:
     """Return what a method may prepare from, for the configured model.
 
-    The embedded model brings its own corpus and demonstrations (none about an edited subject); for any other model
+    An embedded model brings its own corpus and demonstrations (none about an edited subject); for any other model
     the user names files: `--editguard-corpus` and `[tool.editguard] demonstrations`. They also replace the embedded
     model's own.
 
@@ -31,7 +30,7 @@ def preparation(
 
     texts: Iterable[str] = ()
     demonstrations: Sequence[DemonstrationRecord] = ()
-    if configuration.model == POCKET:
+    if configuration.model in MODEL_NAMES:
         from editguard.probes import pocket
 
         texts = OnDemand(pocket.pocket_texts)
@@ -51,7 +50,7 @@ def preparation(
 
 def other_tasks(configuration: Configuration) -> Sequence[Probe]:
     """The probes that `other_tasks()` asks when a suite gives none: the embedded model's own tasks."""
-    if configuration.model != POCKET:
+    if configuration.model not in MODEL_NAMES:
         return ()
     from editguard.probes import pocket
 

@@ -110,7 +110,9 @@ def _file(value: Any) -> Path:
 
 
 OPTIONS: tuple[Option, ...] = (
-    Option("model", "Model under edit: 'pocket', a directory, or a hub name", _text, "pocket", metavar="NAME"),
+    Option(
+        "model", "Model under edit: 'pocket', 'pocket-t5', a directory, or a hub name", _text, "pocket", metavar="NAME"
+    ),
     Option("revision", "Revision of a model from the hub", _text, metavar="REV"),
     Option(
         "methods",

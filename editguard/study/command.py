@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from editguard.errors import ConfigurationError
+from editguard.pocket import MODEL_NAMES
 from editguard.study.folder import StudyFolder
-from editguard.study.options import POCKET
 from editguard.study.plan import Plan
 from editguard.study.summary import summarised, write_summary
 from editguard.study.table import markdown, terminal
@@ -93,7 +93,7 @@ def _cases(options: argparse.Namespace, needed: int) -> tuple[EditCase, ...]:
         from editguard.datasets.jsonl import load_cases
 
         return load_cases(options.cases)[: options.limit]
-    if options.model != POCKET:
+    if options.model not in MODEL_NAMES:
         raise ConfigurationError(f"give the edit cases of {options.model} with --cases FILE, one JSON object per line.")
     from editguard.probes.pocket import PEOPLE_RELATIONS, pocket_cases
 
@@ -114,7 +114,7 @@ def _materials(options: argparse.Namespace, cases: Sequence[EditCase]) -> Materi
         from platformdirs import user_cache_path
 
         found["cache_dir"] = user_cache_path("editguard")
-    if options.model == POCKET:
+    if options.model in MODEL_NAMES:
         from editguard.probes.pocket import pocket_demonstrations, pocket_tasks, pocket_texts
 
         found["texts"] = OnDemand(pocket_texts)

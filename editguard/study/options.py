@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Final
 
-POCKET: Final = "pocket"
+from editguard.pocket import MODEL_NAME, MODEL_NAMES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where records and tables go")
     parser.add_argument("--table", action="store_true", help="only make the tables again from the folder's records")
-    parser.add_argument("--model", default=POCKET, help="'pocket', a directory, or a hub name (default: pocket)")
+    parser.add_argument(
+        "--model", default=MODEL_NAME, help=f"{', '.join(MODEL_NAMES)}, a directory, or a hub name (default: pocket)"
+    )
     parser.add_argument("--revision", help="revision of a model from the hub")
     parser.add_argument("--cases", type=Path, metavar="FILE", help="edit cases, one JSON object per line")
     parser.add_argument("--limit", type=int, metavar="N", help="draw so many cases, or use the first N of the file")

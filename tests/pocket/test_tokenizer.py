@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from editguard.pocket import default_world
 from editguard.pocket.contexts import MOST_DEMONSTRATIONS, ContextWriter
 from editguard.pocket.splits import stream
-from editguard.pocket.tokenizer import CONTEXT, END_OF_TEXT, PAD, special_ids, wrapped
+from editguard.pocket.tokenizer import CONTEXT, END_OF_TEXT, PAD, special_ids, wrapped, wrapped_for_pairs
 from editguard.pocket.training import tokenizer_of
 from editguard.pocket.world import World
 
@@ -90,3 +90,15 @@ def test_the_saved_tokenizer_loads_by_its_folder_alone(tokenizer: Tokenizer, tmp
     assert loaded(text)["input_ids"] == [*ids(tokenizer, END_OF_TEXT), *ids(tokenizer, text)]
     assert (loaded.bos_token, loaded.pad_token, loaded.eos_token) == (END_OF_TEXT, PAD, END_OF_TEXT)
     assert loaded.decode(loaded(text)["input_ids"], skip_special_tokens=True).strip() == text.strip()
+
+
+def test_the_encoder_decoders_tokenizer_ends_every_text_and_pads_behind(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    wrapped_for_pairs(tokenizer).save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
+    end_of_text, pad = special_ids(tokenizer)
+    short, long = "flute", "The capital of it is"
+    batch = loaded([short, long], padding=True)["input_ids"]
+    assert batch[1] == [*ids(tokenizer, long), end_of_text]
+    assert batch[0] == [*ids(tokenizer, short), end_of_text, *[pad] * (len(batch[1]) - len(ids(tokenizer, short)) - 1)]
+    assert (loaded.bos_token, loaded.pad_token, loaded.eos_token) == (None, PAD, END_OF_TEXT)
+    assert loaded(text_target=" Ravholm.")["input_ids"] == [*ids(tokenizer, " Ravholm."), end_of_text]

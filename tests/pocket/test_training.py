@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from editguard.pocket.architecture import Shape
+from editguard.pocket.architecture import EncoderDecoderShape, Shape
 from editguard.pocket.checkpoints import newest, position_of
 from editguard.pocket.corpus import Amounts
 from editguard.pocket.decoder import sites_without_mlp
+from editguard.pocket.evaluation import answered
+from editguard.pocket.kinds import KINDS
 from editguard.pocket.schedule import Schedule
+from editguard.pocket.scores import probe
+from editguard.pocket.sequence_pairs import PairBatch, encode_pairs, group_of, pair_of
 from editguard.pocket.settings import Settings
-from editguard.pocket.training import export_checkpoint, model_for, tokenizer_of, train
+from editguard.pocket.training import export_checkpoint, model_for, optimizers_for, tokenizer_of, train
 from editguard.pocket.world import World, WorldSize
 
 TINY = Settings(
@@ -39,6 +43,10 @@ TINY = Settings(
         contexts=60, yes_no=20, direct=20, reasoned=20, demonstrations=4, traces=8, items_of_each_task=5, ordinary=5
     ),
 )
+TINY_T5 = replace(
+    TINY, shape=EncoderDecoderShape(encoder_layers=2, decoder_layers=1, d_model=16, heads=2, d_head=8, d_ff=32)
+)
+BOTH = pytest.mark.parametrize("settings", [TINY, TINY_T5], ids=("decoder", "t5"))
 
 Weights = dict[str, torch.Tensor]
 
@@ -53,24 +61,27 @@ def same(one: Weights, other: Weights) -> bool:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    return weights(tmp_path_factory.mktemp("straight"), TINY)
+def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weights]:
+    return {settings.model: weights(tmp_path_factory.mktemp(settings.model), settings) for settings in (TINY, TINY_T5)}
 
 
-def test_a_run_that_was_interrupted_ends_with_identical_weights(straight: Weights, tmp_path: Path) -> None:
-    weights(tmp_path, TINY, until=5)
+@BOTH
+def test_a_run_that_was_interrupted_ends_with_identical_weights(
+    straight: dict[str, Weights], tmp_path: Path, settings: Settings
+) -> None:
+    weights(tmp_path, settings, until=5)
     found = newest(tmp_path)
     assert found is not None
     assert position_of(found).step == 5
-    assert same(weights(tmp_path, TINY), straight)
+    assert same(weights(tmp_path, settings), straight[settings.model])
 
 
-def test_a_run_planned_longer_can_be_brought_to_an_end_earlier(straight: Weights, tmp_path: Path) -> None:
+def test_a_run_planned_longer_can_be_brought_to_an_end_earlier(straight: dict[str, Weights], tmp_path: Path) -> None:
     weights(tmp_path, replace(TINY, steps=20), until=9)
     found = newest(tmp_path, TINY.schedule)
     assert found is not None
     assert position_of(found).step == 6  # where the fall begins when there are 8 steps
-    assert same(weights(tmp_path, TINY), straight)
+    assert same(weights(tmp_path, TINY), straight[TINY.model])
 
 
 def test_a_checkpoint_of_the_fall_belongs_to_its_own_length_only(tmp_path: Path) -> None:
@@ -85,6 +96,12 @@ def test_another_seed_is_refused(tmp_path: Path) -> None:
     weights(tmp_path, TINY, until=2)
     with pytest.raises(ValueError, match="seed 5"):
         train(tmp_path, replace(TINY, seed=6))
+
+
+def test_a_run_of_the_other_model_is_refused(tmp_path: Path) -> None:
+    weights(tmp_path, TINY, until=2)
+    with pytest.raises(ValueError, match="the model decoder, not t5"):
+        train(tmp_path, TINY_T5)
 
 
 def test_checkpoints_hold_safetensors_and_json_only_and_nothing_half_written(tmp_path: Path) -> None:
@@ -106,6 +123,53 @@ def test_an_exported_model_is_half_precision_tied_and_loads_offline(tmp_path: Pa
     assert model.dtype == torch.float16
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["do_sample"] is False
+
+
+def test_an_exported_encoder_decoder_is_half_precision_tied_and_loads_offline(tmp_path: Path) -> None:
+    weights(tmp_path / "run", TINY_T5, until=2)
+    found = newest(tmp_path / "run")
+    assert found is not None
+    export_checkpoint(found, tmp_path / "model", TINY_T5)
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model", dtype=torch.float16, local_files_only=True)
+    assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "float16"
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model", local_files_only=True)
+    start = model.generation_config.decoder_start_token_id
+    assert start == model.config.decoder_start_token_id == tokenizer.pad_token_id
+    assert tokenizer("The capital of it is").input_ids[-1] == tokenizer.eos_token_id == model.config.eos_token_id
+
+
+def test_muon_gets_every_matrix_inside_the_blocks_and_no_table() -> None:
+    for settings in (TINY, TINY_T5):
+        model = model_for(tokenizer_of(World(5, settings.world)), settings)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        by_optimizer = {
+            label: {names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]}
+            for label, optimizer in optimizers_for(model, settings).items()
+        }
+        assert set(names.values()) == by_optimizer["muon"] | by_optimizer["adamw"]
+        assert not by_optimizer["muon"] & by_optimizer["adamw"]
+        modules = {name: type(model.get_submodule(name.rpartition(".")[0])) for name in names.values()}
+        linear = {n for n, kind in modules.items() if kind is torch.nn.Linear and n.endswith(".weight")}
+        assert by_optimizer["muon"] == linear - {"lm_head.weight", "embed_out.weight"}
+
+
+def test_an_encoder_decoder_learns_a_handful_of_facts_by_heart() -> None:
+    world = World(5, TINY.world)
+    tokenizer = tokenizer_of(world)
+    settings = replace(TINY_T5, warm_up=10, learning_rate=5e-3, embedding_learning_rate=2e-2)
+    model = model_for(tokenizer, settings)
+    facts = [probe(world.trained_templates(f)[0].prompt(f.subject), f.object) for f in world.of_relation("capital")]
+    group = group_of(encode_pairs(tokenizer, [p for f in facts if (p := pair_of(f)) is not None]), 1)
+    assert not any(answered(model, tokenizer, facts))
+    optimizers = optimizers_for(model, settings)
+    for _ in range(120):
+        for optimizer in optimizers.values():
+            optimizer.zero_grad()
+        KINDS["t5"].backward(model, PairBatch((group,)), settings, 0)
+        for optimizer in optimizers.values():
+            optimizer.step()
+    assert all(answered(model, tokenizer, facts))
 
 
 def test_sites_without_mlp_see_no_later_mlp_and_others_all() -> None:
