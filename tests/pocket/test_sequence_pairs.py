@@ -157,7 +157,9 @@ def test_an_epoch_is_batched_alike_every_time_and_another_anew(
             assert torch.equal(group.prompts, same.prompts)
             assert torch.equal(group.mask, same.mask)
             assert torch.equal(group.labels, same.labels)
-    assert rows_of(epoch_pair_batches(world, tokenizer, 1, AMOUNTS)[:1]) != rows_of(batches[:1])
+    next_epoch = epoch_pair_batches(world, tokenizer, 1, AMOUNTS)
+    assert rows_of(next_epoch[:1]) != rows_of(batches[:1])
+    assert rows_of(next_epoch) != rows_of(batches)
 
 
 def test_batches_are_drawn_at_random_and_hardly_padded(batches: list[PairBatch]) -> None:
