@@ -13,7 +13,7 @@ from editguard.pocket.world import WorldSize
 ModelKind = Literal["decoder", "t5"]
 
 STEPS: Final = 6_000
-T5_STEPS: Final = 3_200
+T5_STEPS: Final = 3_000
 
 
 @dataclass(frozen=True, kw_only=True)
