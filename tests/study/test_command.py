@@ -8,6 +8,7 @@ from study.fakes import CASES, Scripted
 
 from editguard.cli import main
 from editguard.datasets.jsonl import write_cases
+from editguard.pocket import MODEL_NAMES
 from editguard.study.progress import Estimate, duration
 
 
@@ -84,6 +85,21 @@ def test_a_mistake_is_one_line(command, capsys, arguments, said):
 def test_a_model_without_a_world_needs_a_file_of_cases(tmp_path, capsys):
     assert main(["study", "--out", str(tmp_path), "--model", "other", "--methods", "rome", "--single", "1"]) == 2
     assert "--cases FILE" in capsys.readouterr().err
+
+
+def test_every_embedded_model_brings_its_own_cases(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def load(name, **_):
+        asked.append(name)
+        return zoo.tiny("gpt2")
+
+    monkeypatch.setattr("editguard.models.loading.load_model", load)
+    for name in MODEL_NAMES:
+        out = ["--out", str(tmp_path / name), "--cache-dir", str(tmp_path / "cache")]
+        assert main(["study", *out, "--model", name, "--methods", "scripted", "--single", "1"]) == 0
+    capsys.readouterr()
+    assert asked == list(MODEL_NAMES)
 
 
 def test_the_time_left_is_judged_by_each_methods_own_pace():
