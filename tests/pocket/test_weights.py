@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
-from editguard.pocket import FOLDERS, MODEL_NAME, MODEL_NAMES, T5_MODEL_NAME, default_world, weights_path
+from editguard.pocket import MODEL_NAME, MODEL_NAMES, T5_MODEL_NAME, default_world, weights_path
 from editguard.pocket.evaluation import answered, card, load, measure
 from editguard.pocket.scores import SCORES, T5_SCORES, Score, probe
 from editguard.pocket.splits import stream
@@ -31,9 +31,9 @@ def models() -> Mapping[str, PreTrainedModel]:
 
 
 def test_the_models_go_by_these_names_and_have_folders_of_their_own() -> None:
-    assert MODEL_NAMES == tuple(FOLDERS) == ("pocket", "pocket-t5")
+    assert MODEL_NAMES == ("pocket", "pocket-t5")
     assert weights_path() == weights_path(MODEL_NAME)
-    assert len({weights_path(name) for name in FOLDERS}) == len(FOLDERS)
+    assert len({weights_path(name) for name in MODEL_NAMES}) == len(MODEL_NAMES)
     with pytest.raises(KeyError):
         weights_path("no such model")
 
