@@ -9,21 +9,20 @@ the answer after the ones before it. The choices are settings of their own; the 
 
 from __future__ import annotations
 
-import math
-import time
 from abc import ABC
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import torch
 from torch import Tensor, nn
 
-from editguard.edited import AppliedEdit, EditedModel, WeightDelta, stack_kept
-from editguard.edits import EditRequest, first_mentions, refuse_conflicts
+from editguard.edited import EditedModel
+from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused
-from editguard.methods.already_true import already_true, warn_already_true
+from editguard.methods.batch_training import Course, descend, trained_on_batch
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Published, Recipe
 from editguard.models.answer_passes import AnswerPasses, Pair, answer_passes
@@ -267,40 +266,13 @@ class FineTuning(ABC):
         Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no such layer, or
             the training broke down; then nothing has changed.
         """
-        if not requests:
-            return edited
-        refuse_conflicts(requests)
-        started = time.perf_counter()
-        model = edited.model
-        matrix = _matrix(model, self.settings.layer, self.name)
-        first_mention = first_mentions(requests)
-        unique = [requests[position] for position in sorted(set(first_mention))]
-        with stack_kept(model):
-            edited.activate()
-            true = dict(zip(unique, already_true(model, unique), strict=True))
-            try:
-                data = [] if all(true.values()) else examples(model, unique, self.settings.loss_position)
-                deltas, record = fine_tuned(model, matrix, data, self.settings)
-            except FloatingPointError as failure:
-                raise MethodRefused(
-                    f"{self.name} gave up on {_named(requests)}: {failure}. Nothing was changed; use a smaller "
-                    "step_size, or load the model in a wider type."
-                ) from failure
-        warn_already_true(self.name, [request.statement for request in unique if true[request]])
-        record |= {
-            "settings": asdict(self.settings),
-            "provenance": self.provenance,
-            "requests": [
-                {
-                    "request": request.statement,
-                    "duplicate_of": first if first != position else None,
-                    "already_true": true[requests[first]],
-                }
-                for position, (request, first) in enumerate(zip(requests, first_mention, strict=True))
-            ],
-        }
-        changes = (WeightDelta(deltas),) if record["updates"] else ()
-        return edited.extended(AppliedEdit(self.name, tuple(requests), changes, record, time.perf_counter() - started))
+        matrix = _matrix(edited.model, self.settings.layer, self.name)
+
+        def train(unique: Sequence[EditRequest]) -> tuple[dict[str, Delta], Course, dict[str, Any]]:
+            data = examples(edited.model, unique, self.settings.loss_position)
+            return fine_tuned(edited.model, matrix, data, self.settings)
+
+        return trained_on_batch(self.name, edited, requests, self.settings, self.provenance, train)
 
 
 class ConstrainedFineTuning(FineTuning):
@@ -341,58 +313,49 @@ def fine_tuned(
     matrix: Matrix,
     data: Sequence[Example],
     settings: FineTuningSettings,
-) -> tuple[dict[str, Delta], dict[str, Any]]:
-    """Return the updates of the trained parameters, and diagnostics.
+) -> tuple[dict[str, Delta], Course, dict[str, Any]]:
+    """Return the updates of the trained parameters, what the training did, and diagnostics.
 
     The model itself stays untouched, and the blocks below the matrix run once: they are constant.
 
     Raises: FloatingPointError: the loss or a gradient is infinite or undefined.
     """
     trained = TrainedChange(matrix, trains_bias=settings.trains_bias)
-    optimiser = torch.optim.Adam(trained.parameters, lr=settings.step_size)
-    batches = [data[at : at + settings.batch_size] for at in range(0, len(data), settings.batch_size)]
-    pairs = [[example.pair(settings.loss_position) for example in batch] for batch in batches]
-    passes = [answer_passes(model, of_batch, settings.layer) for of_batch in pairs]
-    updates, history = 0, []
-    for _ in range(settings.epochs if batches else 0):
-        losses = []
-        for batch, run in zip(batches, passes, strict=True):
-            with torch.enable_grad(), trained.in_force():
-                loss = _loss(run, batch, settings.loss_position)
-                losses.append(float(loss.detach()))
-                if not math.isfinite(losses[-1]):
-                    raise FloatingPointError(f"the loss became {losses[-1]} after {updates} updates")
-                if losses[-1] < settings.stop_below:
-                    continue
-                gradients = torch.autograd.grad(loss, trained.parameters)
-            if not all(gradient.isfinite().all() for gradient in gradients):
-                raise FloatingPointError(f"a gradient became infinite or undefined after {updates} updates")
-            for parameter, gradient in zip(trained.parameters, gradients, strict=True):
-                parameter.grad = gradient
-            optimiser.step()
-            trained.clamp(settings.norm_constraint)
-            updates += 1
-        history.append(sum(losses) / len(losses))
-        if history[-1] < settings.stop_below:
-            break
+    losses = batch_losses(model, data, settings.layer, settings.batch_size, settings.loss_position)
+    with trained.in_force():
+        course = descend(
+            trained.parameters,
+            losses,
+            step_size=settings.step_size,
+            epochs=settings.epochs,
+            stop_below=settings.stop_below,
+            after_step=lambda: trained.clamp(settings.norm_constraint),
+        )
     change = trained.weight.detach()
-    return trained.deltas(), {
-        "loss_by_epoch": history,
-        "updates": updates,
+    figures = {
         "largest_change": float(change.abs().max()),
         "relative_norm": float(change.norm() / trained.old.norm()),
     }
+    return trained.deltas(), course, figures
+
+
+def batch_losses(
+    model: LanguageModel, data: Sequence[Example], layer: int, batch_size: int, position: LossPosition
+) -> list[Callable[[], Tensor]]:
+    """Return what evaluates the loss (nats) of each batch, for changes at block `layer` and above.
+
+    The blocks below run once, now; the others at each call, with the hooks and modules that are in force then.
+    """
+    batches = [data[at : at + batch_size] for at in range(0, len(data), batch_size)]
+    pairs = [[example.pair(position) for example in batch] for batch in batches]
+    passes = [answer_passes(model, of_batch, layer) for of_batch in pairs]
+    return [partial(_loss, run, batch, position) for run, batch in zip(passes, batches, strict=True)]
 
 
 def _loss(run: AnswerPasses, batch: Sequence[Example], position: LossPosition) -> Tensor:
     targets = [example.target for example in batch]
     loss = prompt_last_loss if position == "prompt-last" else target_new_loss
     return loss(run.logits(), targets)
-
-
-def _named(requests: Sequence[EditRequest]) -> str:
-    more = f" and {len(requests) - 1} more" if len(requests) > 1 else ""
-    return f"{requests[0].statement!r}{more}"
 
 
 def _master(weight: Tensor) -> Tensor:

@@ -193,6 +193,15 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         source="Ma et al. 2025, Perturbation-Restrained Sequential Model Editing",
     ),
     MethodInfo(
+        name="lora",
+        target="editguard.methods.lora:Lora",
+        family="added-parameters",
+        changes="matrices of all layers' attention or MLP, low rank",
+        batches=True,
+        prepares="nothing; needs the package peft",
+        source="Hu et al. 2022, LoRA: Low-Rank Adaptation of Large Language Models; as in Wang et al. 2024 (EasyEdit)",
+    ),
+    MethodInfo(
         name="ike",
         target="editguard.methods.in_context:InContextEditing",
         family="memory-based",

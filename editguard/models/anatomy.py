@@ -189,6 +189,20 @@ class Anatomy:
         attention to itself."""
         return self._matrix(layer, self._row_of(layer).attention_output)
 
+    def queries_and_values(self, layer: int) -> tuple[Matrix, ...]:
+        """The matrices that make the queries and values of the stream's attention to itself: two of d_in d_model, or
+        the one that makes the keys too.
+
+        Raises: UnsupportedModel: the family's row does not name them.
+        """
+        names = self._row_of(layer).queries_and_values
+        if not names:
+            raise UnsupportedModel(
+                f"the row of the model family {self.family!r} in editguard/models/families.py does not name the "
+                "matrices of queries and values."
+            )
+        return tuple(self._matrix(layer, name) for name in names)
+
     def mlp(self, layer: int) -> nn.Module:
         """The module whose output is the MLP's, before any norm that follows it."""
         return self._in_block(layer, self._row_of(layer).mlp)

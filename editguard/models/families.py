@@ -35,6 +35,8 @@ class FamilyRow:
         gate: in a block, the matrix whose activation multiplies these, in gated MLPs.
         attention_output: in a block, the matrix from the attention heads to the residual stream.
         cross_attention_output: the same of the attention to the encoder, where a block has one.
+        queries_and_values: in a block, the matrices from the residual stream to the queries and values of its
+            attention to itself: one where queries, keys and values are the parts of one matrix's output.
         mlp: in a block, the module whose output is what the MLP adds (the down projection itself
             where the MLP has no module of its own, or where that module already returns the sum
             with the residual stream).
@@ -60,6 +62,7 @@ class FamilyRow:
     gate: Part | None = None
     attention_output: str
     cross_attention_output: str | None = None
+    queries_and_values: tuple[str, ...] = ()
     mlp: str = "mlp"
     parallel: Flag = False
     post_attention_norm: str | None = None
@@ -95,6 +98,7 @@ def _t5_stack(stack: str, mlp: str) -> FamilyRow:
         up=lambda config: f"{mlp}.wi_1" if config.is_gated_act else f"{mlp}.wi",
         gate=lambda config: f"{mlp}.wi_0" if config.is_gated_act else None,
         attention_output="layer.0.SelfAttention.o",
+        queries_and_values=("layer.0.SelfAttention.q", "layer.0.SelfAttention.v"),
         mlp=mlp,
     )
 
@@ -108,6 +112,7 @@ def _bart_stack(stack: str) -> FamilyRow:
         down="fc2",
         up="fc1",
         attention_output="self_attn.out_proj",
+        queries_and_values=("self_attn.q_proj", "self_attn.v_proj"),
         mlp="fc2",
         normalises_stream=True,
     )
@@ -121,6 +126,7 @@ _GPT2 = FamilyRow(
     down="mlp.c_proj",
     up="mlp.c_fc",
     attention_output="attn.c_proj",
+    queries_and_values=("attn.c_attn",),
 )
 _LLAMA = FamilyRow(
     backbone="model",
@@ -131,6 +137,7 @@ _LLAMA = FamilyRow(
     up="mlp.up_proj",
     gate="mlp.gate_proj",
     attention_output="self_attn.o_proj",
+    queries_and_values=("self_attn.q_proj", "self_attn.v_proj"),
 )
 _GEMMA = replace(
     _LLAMA,
@@ -145,6 +152,7 @@ _NEOX = FamilyRow(
     down="mlp.dense_4h_to_h",
     up="mlp.dense_h_to_4h",
     attention_output="attention.dense",
+    queries_and_values=("attention.query_key_value",),
     parallel=lambda config: bool(config.use_parallel_residual),
 )
 _FALCON = FamilyRow(
@@ -155,6 +163,7 @@ _FALCON = FamilyRow(
     down="mlp.dense_4h_to_h",
     up="mlp.dense_h_to_4h",
     attention_output="self_attention.dense",
+    queries_and_values=("self_attention.query_key_value",),
     parallel=lambda config: bool(config.new_decoder_architecture or config.parallel_attn),
 )
 _MT5 = replace(
@@ -165,7 +174,14 @@ _MT5 = replace(
 
 FAMILIES: Final[Mapping[str, FamilyRow]] = {
     "gpt2": _GPT2,
-    "gptj": replace(_GPT2, down="mlp.fc_out", up="mlp.fc_in", attention_output="attn.out_proj", parallel=True),
+    "gptj": replace(
+        _GPT2,
+        down="mlp.fc_out",
+        up="mlp.fc_in",
+        attention_output="attn.out_proj",
+        queries_and_values=("attn.q_proj", "attn.v_proj"),
+        parallel=True,
+    ),
     "gpt_neox": _NEOX,
     "opt": FamilyRow(
         backbone="model",
@@ -176,6 +192,7 @@ FAMILIES: Final[Mapping[str, FamilyRow]] = {
         down="fc2",
         up="fc1",
         attention_output="self_attn.out_proj",
+        queries_and_values=("self_attn.q_proj", "self_attn.v_proj"),
         mlp="fc2",
         normalises_stream=lambda config: not config.do_layer_norm_before,
     ),

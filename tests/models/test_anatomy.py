@@ -1,6 +1,7 @@
 """Every row of the table of families, tested by experiment on a tiny model."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,6 +101,39 @@ def test_up_projections_change_the_key_of_their_layer_and_attention_does_not_in_
     model = zoo.tiny(family)
     shifted(model.anatomy.attention_output(layer))
     assert torch.equal(key(model), reference) == model.anatomy.parallel
+
+
+@every_family
+def test_a_query_reaches_its_own_token_alone_and_values_are_averaged(family):
+    """Keys are left out where they have a matrix of their own."""
+    model = zoo.tiny(family, dtype=torch.float64)
+    for layer in (1, model.anatomy.layers - 1):
+        matrices = model.anatomy.queries_and_values(layer)
+        attention = model.anatomy.attention_output(layer).module
+
+        def attended(matrix, size, attention=attention):
+            """What the attention puts out, (tokens, width), when this output of the second token is moved by `size`."""
+
+            def moved(_, __, output):
+                place = torch.nn.functional.one_hot(torch.tensor(1), output.shape[-2])
+                return output + size * place[:, None]
+
+            handle = matrix.module.register_forward_hook(moved)
+            with torch.no_grad(), capture(attention, "input") as captured:
+                run(model)
+            handle.remove()
+            return captured.value.reshape(-1, captured.value.shape[-1])
+
+        assert all(matrix.d_in == model.anatomy.d_model for matrix in matrices)
+        changes = [attended(matrix, 1.0) - attended(matrix, 0.0) for matrix in matrices]
+        assert all(change[2].abs().max() > 1e-6 for change in changes[-1:])
+        if len(matrices) == 1:
+            assert matrices[0].d_out > matrices[0].d_in
+            continue
+        query, value = changes
+        assert query[1].abs().max() > 1e-6
+        assert not query[[0, *range(2, len(query))]].any()  # a key would reach the tokens that see it
+        torch.testing.assert_close(attended(matrices[1], 2.0) - attended(matrices[1], 0.0), 2 * value)
 
 
 @every_family
@@ -258,6 +292,7 @@ def test_names_of_matrices_are_those_of_the_models_parameters(family):
     for matrix in (
         model.anatomy.down_projection(3),
         *model.anatomy.up_projections(0),
+        *model.anatomy.queries_and_values(2),
         model.anatomy.attention_output(1),
     ):
         assert model.module.get_parameter(matrix.name) is matrix.parameter
@@ -313,6 +348,12 @@ def test_a_bloom_variant_whose_stream_starts_from_a_norm_is_refused():
     model.config.apply_residual_connection_post_layernorm = True
     with pytest.raises(UnsupportedModel, match="apply_residual_connection_post_layernorm"):
         Anatomy(model)
+
+
+def test_a_row_that_does_not_name_queries_and_values_says_so_when_they_are_asked_for(monkeypatch):
+    monkeypatch.setitem(FAMILIES, "gpt2", replace(FAMILIES["gpt2"], queries_and_values=()))
+    with pytest.raises(UnsupportedModel, match=r"'gpt2' .*queries and values"):
+        zoo.tiny("gpt2").anatomy.queries_and_values(0)
 
 
 def test_a_matrix_held_by_another_kind_of_module_is_refused():
