@@ -4,6 +4,7 @@ from editguard.edited.compaction import compacted, merged
 from editguard.edited.edited_model import AppliedEdit, EditedModel
 from editguard.edited.memory import PromptMemory, remembered
 from editguard.edited.stack import stack_kept, switch
+from editguard.edited.stored import stored_bytes
 from editguard.edited.weight_delta import WeightDelta
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "merged",
     "remembered",
     "stack_kept",
+    "stored_bytes",
     "switch",
 ]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from editguard.edited.memory import PromptMemory
 from editguard.edited.stack import switch
+from editguard.edited.stored import stored_bytes
 from editguard.edits import EditRequest
 
 if TYPE_CHECKING:
@@ -83,6 +84,10 @@ class EditedModel:
     def changes(self) -> tuple[Change, ...]:
         """All changes, oldest first."""
         return tuple(change for edit in self.edits for change in edit.changes)
+
+    def stored_bytes(self) -> int | None:
+        """Return the bytes of all numbers that the edits left behind; see `editguard.edited.stored`."""
+        return stored_bytes(self.changes)
 
     def activate(self) -> None:
         """Bring the physical model to exactly this stack; nothing happens when it is there already."""

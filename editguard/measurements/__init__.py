@@ -1,7 +1,14 @@
 """Numbers with unit and per-case values: what was asked, what came back, how it was judged."""
 
 from editguard.measurements.answering import ANSWER_TOKENS, Answering, Remembered
-from editguard.measurements.efficiency import EfficiencySummary, PhaseCost, phase, summarise
+from editguard.measurements.efficiency import (
+    AnsweringCost,
+    EfficiencySummary,
+    PhaseCost,
+    answering_cost,
+    phase,
+    summarise,
+)
 from editguard.measurements.intervals import cluster_bootstrap, mean_interval, wilson
 from editguard.measurements.matching import OUTCOMES, PASSING, judge_answer, normalise
 from editguard.measurements.record import CaseValue, Measurement
@@ -14,12 +21,14 @@ __all__ = [
     "PASSING",
     "Answer",
     "Answering",
+    "AnsweringCost",
     "CaseValue",
     "EfficiencySummary",
     "Measurement",
     "ModelUnderTest",
     "PhaseCost",
     "Remembered",
+    "answering_cost",
     "cluster_bootstrap",
     "judge_answer",
     "mean_interval",

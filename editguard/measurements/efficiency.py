@@ -1,4 +1,4 @@
-"""Efficiency: seconds and memory of preparing, editing and evaluating, kept apart.
+"""Efficiency: seconds and memory of preparing, editing and evaluating, kept apart, and what an edit makes of a pass.
 
 Survey, section 4: the time of applying edits after any training, on one machine; the training's time separate; the
 peak of the device's memory while editing.
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median, quantiles
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 Phase = Literal["prepare", "edit", "evaluate"]
 
@@ -56,22 +56,82 @@ def phase(method: str, name: Phase, *, edits: int = 0) -> Iterator[PhaseCost]:
     """Time a block and its peak memory; the record is complete when the block ends, however it ends."""
     cost = PhaseCost(method=method, phase=name, edits=edits)
     cuda = _accelerator()
+    start = _now()
     if cuda is not None:
         for device in range(cuda.device_count()):
-            cuda.synchronize(device)
             cuda.reset_peak_memory_stats(device)
-    start = time.perf_counter()
     try:
         yield cost
     finally:
+        cost.seconds = _now() - start
         if cuda is not None:
             devices = range(cuda.device_count())
-            for device in devices:
-                cuda.synchronize(device)
             cost.device_peak_bytes = sum(cuda.max_memory_allocated(device) for device in devices)
             cost.device_reserved_bytes = sum(cuda.max_memory_reserved(device) for device in devices)
-        cost.seconds = time.perf_counter() - start
         cost.host_peak_bytes = host_peak_bytes()
+
+
+class Passing(Protocol):
+    """A model that can be brought into force and run over prompts."""
+
+    def activate(self) -> None:
+        """Bring the physical model to this one's edits."""
+
+    def next_tokens(self, prompts: Sequence[str], k: int = ...) -> object:
+        """Run the prompts once, and return the k most likely next tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnsweringCost:
+    """What one pass over some prompts takes with edits in force, and without, one right after the other.
+
+    Attributes:
+        prompts: how many there are; they run in batches.
+        edited_seconds, unedited_seconds: per prompt, the median of a few passes. Where the edits write the prompts
+            anew, that is part of it, and so are the tokens that they add.
+    """
+
+    prompts: int
+    edited_seconds: float
+    unedited_seconds: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long the edited model takes."""
+        return self.edited_seconds / self.unedited_seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """Read what `to_json` wrote."""
+        return cls(**record)
+
+
+def answering_cost(edited: Passing, unedited: Passing, prompts: Sequence[str], *, passes: int = 3) -> AnsweringCost:
+    """Time passes of two states of one model over the same prompts; the first pass of each is not counted.
+
+    Afterwards the edited state is in force.
+
+    Raises: ValueError: there is no prompt.
+    """
+    if not prompts:
+        raise ValueError("without a prompt there is no pass to time.")
+    found = []
+    try:
+        for model in (edited, unedited):
+            model.activate()
+            times = []
+            for _ in range(1 + passes):
+                start = _now()
+                model.next_tokens(prompts, 1)
+                times.append(_now() - start)
+            found.append(median(times[1:]) / len(prompts))
+    finally:
+        edited.activate()
+    return AnsweringCost(prompts=len(prompts), edited_seconds=found[0], unedited_seconds=found[1])
 
 
 def host_peak_bytes() -> int:
@@ -82,6 +142,15 @@ def host_peak_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _now() -> float:
+    """The time in seconds at which all that was begun is done, on the devices too."""
+    cuda = _accelerator()
+    if cuda is not None:
+        for device in range(cuda.device_count()):
+            cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _accelerator() -> Any:

@@ -8,6 +8,7 @@ from typing import Protocol, Self
 from editguard.edits import EditCase, EditRequest, Probe, Property, superseded
 from editguard.measurements.answering import ANSWER_TOKENS, Answering, Remembered, Scored
 from editguard.measurements.decoding import decode
+from editguard.measurements.efficiency import AnsweringCost, answering_cost
 from editguard.measurements.record import Measurement
 from editguard.measurements.scores import measure
 
@@ -44,6 +45,9 @@ class Switchable(Answering, Protocol):
 
     def activate(self) -> None:
         """Bring the physical model to this one's edits."""
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the numbers that the edits left behind; None where one of them does not tell."""
 
 
 class Answer(str):
@@ -105,6 +109,7 @@ class ModelUnderTest:
         self._edited = edited
         self._answers = Remembered(edited)
         self._original = self._answers if original is None else original._answers
+        self._rest = edited if original is None else original._edited
         self.cases = tuple(cases)
         self.method, self.mode = method, mode
         self.model = edited.model.name if model is None else model
@@ -193,6 +198,26 @@ class ModelUnderTest:
             limit=self._limit,
             edit_ids=tuple(request.id for request in self.requests),
         )
+
+    # What the edits cost
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of all numbers that the edits left behind: factors, neurons, keys and values; shared ones count once.
+
+        The text of a prompt memory is not among them; None where a method does not tell.
+        """
+        return self._edited.stored_bytes()
+
+    def answering_cost(self, prompts: Sequence[str] | None = None) -> AnsweringCost:
+        """Seconds per prompt of a pass with the edits in force and without, timed one after the other.
+
+        Args:
+            prompts: what is run; by default the edits' own prompts.
+
+        Raises: ValueError: there is no prompt.
+        """
+        chosen = [case.request.text for case in self.cases] if prompts is None else prompts
+        return answering_cost(self._edited, self._rest, list(dict.fromkeys(chosen)))
 
     # State
 

@@ -17,6 +17,8 @@ Measured = Property | Literal["fluency"]
 MEASURED: Final[tuple[Measured, ...]] = (*PROPERTIES, "fluency")
 COMPARED: Final[tuple[Measured, ...]] = ("portability", "locality", "other_tasks")
 """What asks the unedited model too: for its own answers, or for what it must know."""
+TIMED_CASES: Final = 8
+"""Of so many cases the prompts are timed."""
 
 
 def measurements(
@@ -53,6 +55,14 @@ def measurements(
         elif any(probes_of(case, name) for case in cases) or (name == "other_tasks" and tasks):
             found.append(measure(name, by or edited, original, cases, tasks=tasks))
     return found
+
+
+def timed_prompts(cases: Sequence[EditCase]) -> list[str]:
+    """The prompts whose pass is timed, the same for every state: of the first cases the edit's own, and one that the
+    edit should not reach."""
+    own = [case.request.text for case in cases[:TIMED_CASES]]
+    others = [probe.prompt for case in cases[:TIMED_CASES] for probe in probes_of(case, "locality")[:1]]
+    return list(dict.fromkeys([*own, *others]))
 
 
 def records(found: Sequence[Measurement], *, case: str | None = None) -> list[dict[str, Any]]:

@@ -19,10 +19,10 @@ from editguard.comparison import present_environment
 from editguard.edited import EditedModel, merged
 from editguard.edits import EditCase, Probe, content_id
 from editguard.errors import AmbiguousTokens, ConfigurationError, InvalidEdit, MethodRefused, PromptTooLong
-from editguard.measurements import PhaseCost, Remembered, phase
+from editguard.measurements import PhaseCost, Remembered, answering_cost, phase
 from editguard.methods.protocol import DemonstrationRecord, EditMethod, Preparation
 from editguard.methods.registry import create, methods
-from editguard.study.evaluation import COMPARED, left_out, measurements, records
+from editguard.study.evaluation import COMPARED, left_out, measurements, records, timed_prompts
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import UNEDITED, Cell, Plan
 from editguard.study.progress import Estimate
@@ -358,7 +358,7 @@ class _Work:
         method = cells[0].method
         answerer = self.original if edited is self.rest else edited
         failures, found = list(failures), []
-        spent = list(costs)
+        spent, timed = list(costs), {}
         if edited is not None:
             with phase(method, "evaluate") as cost:
                 result = self._attempted(
@@ -374,8 +374,12 @@ class _Work:
         end = {"edits": len(wanted), "applied": len(standing), "failed": failures, **left_out(found)}
         if edited is not None and edited.edits:
             end["conditioning"] = _conditioning(edited.edits[-1].record)
+            end["stored_bytes"] = edited.stored_bytes()
+            answering = self._attempted(lambda: answering_cost(edited, self.rest, timed_prompts(self.cases)))
+            timed = {} if isinstance(answering, Failure) else {"answering": answering.to_json()}
         for cell in cells:
-            self.folder.add_cost({"cell": cell.name, "part": name, "costs": [each.to_json() for each in spent]})
+            line = {"cell": cell.name, "part": name, "costs": [each.to_json() for each in spent], **timed}
+            self.folder.add_cost(line)
             self.folder.add(cell, name, lines, end)
             self.estimate.did(method, self._amount(cell, name))
         self.told(f"{cells[0].name}, part {name}{_noted(failures)}; {self.estimate.text()}")

@@ -6,11 +6,11 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any, Final
 
 from editguard.edits import PROPERTIES
-from editguard.measurements import PhaseCost, mean_interval, summarise
+from editguard.measurements import AnsweringCost, PhaseCost, mean_interval, summarise
 from editguard.methods.registry import methods
 from editguard.storage import write_atomically
 from editguard.study.folder import Part, StudyFolder
@@ -32,6 +32,9 @@ class Row:
         failed: reason -> how many edits are not in force, or could not be asked about, because of it.
         message: of the first failure.
         excluded: probes left out.
+        stored_bytes: of the numbers that the edits of a state left behind, the mean over states; None where that is not
+            known, as in records of earlier versions.
+        stored_bytes_per_edit: the same shared among the edits in force.
         numbers: property, or "property/kind" -> mean, low, high, cases, clusters, unit and, where there is one, the
             mean teacher-forced score and the agreement with the unedited model.
     """
@@ -44,6 +47,8 @@ class Row:
     failed: Mapping[str, int]
     message: str
     excluded: int
+    stored_bytes: float | None
+    stored_bytes_per_edit: float | None
     numbers: Mapping[str, Mapping[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
@@ -59,6 +64,8 @@ class Row:
             "failed": dict(self.failed),
             "message": self.message,
             "excluded": self.excluded,
+            "stored_bytes": self.stored_bytes,
+            "stored_bytes_per_edit": self.stored_bytes_per_edit,
             "numbers": {name: dict(values) for name, values in self.numbers.items()},
         }
 
@@ -76,13 +83,20 @@ def summarised(folder: StudyFolder) -> list[Row]:
 
 
 def costs_of(folder: StudyFolder) -> list[dict[str, Any]]:
-    """Seconds and memory by method, mode and size; of work that was done twice, after a kill, the later counts."""
+    """Seconds and memory by method, mode and size; of work that was done twice, after a kill, the later counts.
+
+    The seconds of an answer are medians over the states of a cell; None where no pass was timed.
+    """
     preparation: dict[str, float] = {}
     spent: dict[Cell, dict[str, list[PhaseCost]]] = defaultdict(dict)
+    timed: dict[Cell, dict[str, AnsweringCost]] = defaultdict(dict)
     for record in folder.costs():
         costs = [PhaseCost.from_json(cost) for cost in record["costs"]]
         if "cell" in record:
-            spent[Cell.named(record["cell"])][record["part"]] = costs
+            cell = Cell.named(record["cell"])
+            spent[cell][record["part"]] = costs
+            if "answering" in record:
+                timed[cell][record["part"]] = AnsweringCost.from_json(record["answering"])
         else:  # later preparations find what the first has left on disk
             preparation.setdefault(record["method"], sum(cost.seconds for cost in costs))
     found = []
@@ -93,6 +107,7 @@ def costs_of(folder: StudyFolder) -> list[dict[str, Any]]:
         if not known:  # a method that was refused before its first edit
             continue
         [one] = summarise(known)
+        answering = list(timed[cell].values())
         found.append(
             {
                 "method": cell.method,
@@ -103,6 +118,9 @@ def costs_of(folder: StudyFolder) -> list[dict[str, Any]]:
                 "first_seconds": one.first_seconds,
                 "preparation_seconds": preparation.get(cell.method),
                 "evaluation_seconds": one.evaluation_seconds,
+                "answer_seconds": median(each.edited_seconds for each in answering) if answering else None,
+                "unedited_answer_seconds": median(each.unedited_seconds for each in answering) if answering else None,
+                "answer_ratio": median(each.ratio for each in answering) if answering else None,
                 "host_peak_bytes": one.host_peak_bytes,
                 "device_peak_bytes": one.device_peak_bytes,
             }
@@ -149,6 +167,8 @@ def _row(cell: Cell, parts: Sequence[Part]) -> Row | None:
     for failure in failures:
         failed[failure["reason"]] += 1
     registered = methods().get(cell.method)
+    sized = [part for part in parts if part.end.get("stored_bytes") is not None]
+    stored = sum(part.end["stored_bytes"] for part in sized)
     return Row(
         cell=cell,
         one_by_one=cell.mode == "batch" and registered is not None and not registered.batches,
@@ -158,6 +178,8 @@ def _row(cell: Cell, parts: Sequence[Part]) -> Row | None:
         failed=dict(sorted(failed.items())),
         message=failures[0]["message"] if failures else "",
         excluded=sum(sum(part.end["excluded"].values()) for part in parts),
+        stored_bytes=_rounded(stored / len(sized)) if sized else None,
+        stored_bytes_per_edit=_rounded(stored / sum(part.end["applied"] for part in sized)) if sized else None,
         numbers=_numbers(values),
     )
 

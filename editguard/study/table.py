@@ -29,6 +29,7 @@ COLUMNS: Final[Mapping[str, str]] = {
     "fluency": "fluency (bits)",
 }
 """Numbers of a row that have a column, where any row has them; the summary has all."""
+_KILO: Final = 2**10
 _GIGA: Final = 2**30
 _ENDLESS: Final = 10_000
 _HEADER: Final = 12
@@ -41,6 +42,8 @@ FOOTNOTES: Final = (
     "model knows the other premises; locality is agreement with the unedited model. Edits that were refused are not "
     "in force and not asked about; they are counted under `failed`.",
     "* edits one request at a time: its batch is a sequence.",
+    "Held: the numbers that the edits of a state left behind (factors, neurons, keys and values; dense updates of a "
+    "sequence are one sum, the text of prompts is not counted). Answer: a pass over some prompts, edited and unedited.",
     f"Fluency: entropy of the words' bigrams and trigrams in {CONTINUATION_TOKENS} drawn tokens after the edit's "
     "prompt.",
 )
@@ -76,9 +79,11 @@ def _document(
         ]
         blocks += [heading.format(title), *_tables(lines, headers, style, 2, width)]
     blocks += ["", *(line for note in FOOTNOTES for line in (note, ""))]
-    costs = [_cost(cost) for cost in costs_of(folder)]
+    by_cell = {row.cell: row for row in rows}
+    costs = [_cost(cost, by_cell) for cost in costs_of(folder)]
     if costs:
         headers = ["edits", "method", "s per edit", "first s", "preparing s", "asking s", "host GiB", "device GiB"]
+        headers += ["KiB held", "KiB per edit", "ms per answer", "unedited ms"]
         blocks += [heading.format("Costs"), *_tables(costs, headers, style, 2, width)]
     blocks += [f"\n{line}" for line in _failures(rows)]
     return "\n".join(blocks)
@@ -157,13 +162,22 @@ def _failures(rows: Sequence[Row]) -> Iterator[str]:
             yield f"{row.cell.method}, {_title(row.cell).lower()}: {row.message}"
 
 
-def _cost(cost: Mapping[str, Any]) -> list[str]:
-    title = _title(Cell(cost["method"], cost["mode"], cost["size"]))
+def _cost(cost: Mapping[str, Any], rows: Mapping[Cell, Row]) -> list[str]:
+    cell = Cell(cost["method"], cost["mode"], cost["size"])
+    row = rows.get(cell)
+    held = (row.stored_bytes, row.stored_bytes_per_edit) if row is not None else (None, None)
     seconds = ("seconds_per_edit", "first_seconds", "preparation_seconds", "evaluation_seconds")
     memory = ("host_peak_bytes", "device_peak_bytes")
+    answers = ("answer_seconds", "unedited_answer_seconds")
     return [
-        title,
+        _title(cell),
         cost["method"],
-        *("" if cost[name] is None else f"{cost[name]:.3g}" for name in seconds),
-        *("" if cost[name] is None else f"{cost[name] / _GIGA:.2f}" for name in memory),
+        *(_figure(cost[name], ".3g") for name in seconds),
+        *(_figure(cost[name], ".2f", 1 / _GIGA) for name in memory),
+        *(_figure(size, ",.1f", 1 / _KILO) for size in held),
+        *(_figure(cost[name], ".3g", 1000) for name in answers),
     ]
+
+
+def _figure(value: float | None, form: str, unit: float = 1) -> str:
+    return "" if value is None else format(value * unit, form)

@@ -56,6 +56,9 @@ class Scripted:
     def activate(self) -> None:
         self.activations += 1
 
+    def stored_bytes(self) -> int | None:
+        return 24 * len(self.script)
+
     def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 24) -> list[Said]:
         self.generated += [(prompt, max_new_tokens) for prompt in prompts]
         return [Said(self.says(prompt), prompt not in self.unstopped, prompt) for prompt in prompts]

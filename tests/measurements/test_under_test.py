@@ -120,3 +120,16 @@ def test_activation_reaches_the_model(edited: ModelUnderTest, after: Scripted) -
 def test_scores_and_next_tokens_are_those_of_the_edited_model(edited: ModelUnderTest) -> None:
     assert edited.score(TEXT, "Oskar").token_accuracy == 1.0
     assert edited.next_tokens(TEXT, 1) == [("O", 0.9)]
+
+
+def test_what_the_edits_cost_is_that_of_the_edited_model_beside_the_original(
+    edited: ModelUnderTest, original: ModelUnderTest, before: Scripted, after: Scripted
+) -> None:
+    assert (edited.stored_bytes(), original.stored_bytes()) == (48, 24)
+    assert edited.answering_cost().prompts == 1
+    assert set(after.looked) == set(before.looked) == {TEXT}
+    assert len(after.looked) == len(before.looked)
+    assert edited.answering_cost(["P", "Q", "P"]).prompts == 2
+    assert {"P", "Q"} < set(before.looked)
+    with pytest.raises(ValueError, match="no pass"):
+        original.answering_cost()

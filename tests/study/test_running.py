@@ -7,7 +7,7 @@ from study.fakes import CASES, TASKS, Scripted, case
 
 from editguard.edited import EditedModel
 from editguard.errors import ConfigurationError, InvalidEdit, MethodRefused, ModelChanged
-from editguard.measurements import Remembered
+from editguard.measurements import AnsweringCost, Remembered
 from editguard.study.evaluation import measurements, records
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import Cell
@@ -79,6 +79,48 @@ def test_every_record_says_case_property_kind_outcome_scores_and_unit(study):
 def test_the_conditioning_of_the_second_moments_is_kept_with_the_values(study):
     [part] = study(batches=(2,)).parts(Cell("scripted", "batch", 2)).values()
     assert part.end["conditioning"] == [{"jitter": 0.0}]
+
+
+def test_the_size_of_what_a_state_holds_is_kept_with_its_values(study):
+    folder = study(single=2, batches=(3,), sequences=(4,))
+    bias = 4 * zoo.D_MODEL
+    ends = {cell.name: [part.end for part in folder.parts(cell).values()] for cell in folder.cells()}
+    assert [end["stored_bytes"] for end in ends["scripted-single-1"]] == [bias, bias]
+    assert ends["scripted-batch-3"][0]["stored_bytes"] == bias  # one application, one update
+    assert ends["scripted-sequence-4"][0]["stored_bytes"] == bias  # of dense updates the sum alone
+    assert "stored_bytes" not in ends["unedited-batch-3"][0]
+
+
+def test_every_state_is_timed_over_the_same_prompts_beside_the_unedited_one(study, monkeypatch):
+    timed = []
+
+    def noted(edited, unedited, prompts):
+        timed.append((len(edited.requests), len(unedited.requests), tuple(prompts)))
+        return AnsweringCost(prompts=len(prompts), edited_seconds=2.0, unedited_seconds=1.0)
+
+    monkeypatch.setattr("editguard.study.running.answering_cost", noted)
+    folder = study(single=2, batches=(3,), sequences=(4,))
+    assert sorted(found[:2] for found in timed) == [(1, 0), (1, 0), (3, 0), (4, 0)]
+    [prompts] = {found[2] for found in timed}
+    assert list(prompts) == [one.request.text for one in CASES] + [one.probes[2].prompt for one in CASES]
+    answering = {(line["cell"], line["part"]): line["answering"] for line in folder.costs() if "answering" in line}
+    assert len(answering) == 4
+    assert answering["scripted-sequence-4", "4"] == {
+        "prompts": len(prompts),
+        "edited_seconds": 2.0,
+        "unedited_seconds": 1.0,
+    }
+
+
+def test_a_pass_that_cannot_be_timed_costs_nothing_else(study, monkeypatch):
+    def short(*_):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr("editguard.study.running.answering_cost", short)
+    folder = study(batches=(3,))
+    assert answers(values(folder, "scripted-batch-3")) == answers(expected(CASES[:3]))
+    assert not any("answering" in line for line in folder.costs())
+    assert folder.parts(Cell("scripted", "batch", 3))["3"].end["failed"] == []
 
 
 def test_the_tasks_of_single_edits_take_turns(study):

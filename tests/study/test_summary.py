@@ -154,3 +154,49 @@ def test_a_method_that_was_refused_before_its_first_edit_costs_nothing_and_has_i
     folder.add(cell, "a", [], end(failed=[{"case": "a", "reason": "refused", "message": "no such layer"}]))
     assert costs_of(folder) == []
     assert "no such layer" in table.terminal(folder, summarised(folder))
+
+
+def test_sizes_are_means_over_states_and_shared_among_the_edits_in_force(folder):
+    for name, size in (("a", 100), ("b", 300)):
+        folder.add(Cell("rome", "single", 1), name, [value(name, 1.0)], {**end(), "stored_bytes": size})
+    folder.add(Cell("rome", "sequence", 9), "9", [value("a", 1.0)], {**end(9), "applied": 8, "stored_bytes": 1000})
+    single, sequence = row(folder, "rome-single-1"), row(folder, "rome-sequence-9")
+    assert (single.stored_bytes, single.stored_bytes_per_edit) == (200.0, 200.0)
+    assert (sequence.stored_bytes, sequence.stored_bytes_per_edit) == (1000.0, 125.0)
+    assert sequence.to_json()["stored_bytes_per_edit"] == 125.0
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_earlier_records_do_not_say_is_missing_and_not_zero(folder, known):
+    cell = Cell("rome", "batch", 2)
+    answering = {"answering": {"prompts": 4, "edited_seconds": 0.5, "unedited_seconds": 0.25}} if known else {}
+    costs = [{"method": "rome", "phase": "edit", "edits": 2, "seconds": 6.0}]
+    folder.add_cost({"cell": cell.name, "part": "2", "costs": costs, **answering})
+    folder.add(cell, "2", [value("a", 1.0)], {**end(2), **({"stored_bytes": 4096} if known else {})})
+    rows = summarised(folder)
+    [found] = costs_of(folder)
+    times = (found["answer_seconds"], found["unedited_answer_seconds"], found["answer_ratio"])
+    assert times == ((0.5, 0.25, 2.0) if known else (None, None, None))
+    assert rows[0].stored_bytes == (4096 if known else None)
+    assert rows[0].to_json()["stored_bytes"] == (4096 if known else None)
+    [line] = [line for line in table.markdown(folder, rows).splitlines() if line.startswith("| Batch of 2")]
+    shown = [part.strip() for part in line.strip("|").split("|")]
+    assert shown[-4:] == (["4.0", "2.0", "500", "250"] if known else [""] * 4)
+
+
+def test_a_state_whose_size_no_change_tells_does_not_count_as_empty(folder):
+    cell = Cell("rome", "single", 1)
+    folder.add(cell, "a", [value("a", 1.0)], {**end(), "stored_bytes": None})
+    assert row(folder, cell.name).stored_bytes is None
+    folder.add(cell, "b", [value("b", 1.0)], {**end(), "stored_bytes": 60})
+    assert row(folder, cell.name).stored_bytes == 60
+
+
+def test_of_answers_that_were_timed_twice_the_later_count_and_the_middle_one_of_the_states(folder):
+    cell = Cell("rome", "single", 1)
+    costs = [{"method": "rome", "phase": "edit", "edits": 1, "seconds": 6.0}]
+    for part, seconds in (("a", 9.0), ("a", 1.0), ("b", 2.0), ("c", 40.0)):
+        answering = {"prompts": 4, "edited_seconds": seconds, "unedited_seconds": 0.5}
+        folder.add_cost({"cell": cell.name, "part": part, "costs": costs, "answering": answering})
+    [found] = costs_of(folder)
+    assert (found["answer_seconds"], found["unedited_answer_seconds"], found["answer_ratio"]) == (2.0, 0.5, 4.0)
