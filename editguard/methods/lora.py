@@ -3,8 +3,9 @@
 Source: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICLR 2022, section 4.1; as an editor, and with
 the settings below, in EasyEdit (Wang et al. 2024). Different from there: the update is plain LoRA where EasyEdit has
 AdaLoRA, whose ranks are not the configured ones and whose pruning never begins; requests of one batch share steps
-instead of taking turns; the target alone is learned, without an end-of-text behind it; each application trains
-adapters of its own on top of the earlier edits; and nothing of it stays in the model but the update of its weights.
+instead of taking turns; the target alone is learned, closed by a token where an encoder-decoder's answers are; each
+application trains adapters of its own on top of the earlier edits; and nothing of it stays in the model but the update
+of its weights. The published settings overfit a single sentence, so that much else is answered by its target too.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class LoraSettings:
     """Defaults are EasyEdit's for Llama-2-7B."""
 
     layers: tuple[int, ...] | None = None
-    """The adapted blocks, counted from 0; None = all."""
+    """The adapted blocks, counted from 0, an encoder's first; None = all."""
     targets: tuple[Target, ...] = ("attention",)
     """The adapted matrices of each; see `Target`."""
     rank: int = 8

@@ -199,6 +199,7 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         changes="matrices of all layers' attention or MLP, low rank",
         batches=True,
         prepares="nothing; needs the package peft",
+        encoder_decoder=True,
         source="Hu et al. 2022, LoRA: Low-Rank Adaptation of Large Language Models; as in Wang et al. 2024 (EasyEdit)",
     ),
     MethodInfo(

@@ -15,11 +15,18 @@ from editguard.methods.lora import PUBLISHED, Lora, LoraSettings, adapted_matric
 from editguard.methods.settings import Shape, resolve
 from editguard.models import LanguageModel, LowRank, Matrix
 from editguard.models.adapters import first_down
-from editguard.models.continuation import FullForward
+from editguard.models.answer_passes import whole_answer_passes
 
 BOTH = ("attention", "mlp")
 CALM: dict[str, Any] = {"layers": (1, 2), "targets": BOTH, "rank": 3, "alpha": 6, "dropout": 0.0, "epochs": 4}
 every_representative = pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+everywhere = pytest.mark.parametrize(
+    "family",
+    [
+        *zoo.QUICK,
+        *(pytest.param(family, marks=pytest.mark.slow) for family in zoo.ENCODER_DECODER if family not in zoo.QUICK),
+    ],
+)
 
 
 def tuned(model: LanguageModel | EditedModel, requests: tuple[EditRequest, ...], **settings: Any) -> EditedModel:
@@ -37,9 +44,13 @@ def likelihood(model: LanguageModel, requests: tuple[EditRequest, ...]) -> torch
     losses = []
     for request in requests:
         prompt, target = model.encode_answer(request.text, request.target)
-        ids = torch.tensor([[*prompt, *target]])
-        log_probs = model.module(input_ids=ids).logits[0].log_softmax(-1)
-        wanted = [-log_probs[len(prompt) + place - 1, token] for place, token in enumerate(target)]
+        if model.anatomy.encoder_layers:
+            stream = torch.tensor([[*model.opening, *target[:-1]]])
+            logits = model.module(input_ids=torch.tensor([prompt]), decoder_input_ids=stream).logits[0]
+        else:
+            logits = model.module(input_ids=torch.tensor([[*prompt, *target[:-1]]])).logits[0]
+        log_probs = logits[-len(target) :].log_softmax(-1)
+        wanted = [-log_probs[place, token] for place, token in enumerate(target)]
         losses.append(sum(wanted) / len(wanted))
     return sum(losses) / len(losses)
 
@@ -78,7 +89,7 @@ def trained_by_hand(
 # ---- the loss
 
 
-@every_representative
+@everywhere
 def test_the_first_loss_is_the_models_own_for_the_targets_whatever_the_dropout(
     family: str, facts: tuple[EditRequest, ...]
 ) -> None:
@@ -112,7 +123,7 @@ def test_the_token_that_fills_up_short_rows_is_a_token_like_any_other_in_a_promp
 # ---- the training
 
 
-@every_representative
+@everywhere
 def test_the_factors_are_those_of_adam_written_out_on_whole_passes(family: str, facts: tuple[EditRequest, ...]) -> None:
     model, twin = (zoo.tiny(family, dtype=torch.float64) for _ in range(2))
     edited = tuned(model, facts, epochs=3)
@@ -121,8 +132,8 @@ def test_the_factors_are_those_of_adam_written_out_on_whole_passes(family: str, 
     found = updates(edited)
     assert list(found) == list(wanted)
     for name, (down, up) in wanted.items():
-        torch.testing.assert_close(found[name].right.T, down.detach(), rtol=1e-5, atol=1e-8)
-        torch.testing.assert_close(found[name].left, 2 * up.detach(), rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(found[name].right.T, down.detach(), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(found[name].left, 2 * up.detach(), rtol=1e-4, atol=1e-6)
         assert up.abs().max() > settings.step_size
 
 
@@ -170,14 +181,14 @@ def test_the_blocks_below_the_lowest_adapter_run_once(lowest: int, facts: tuple[
     assert extra == [5 if layer >= lowest else 0 for layer in range(zoo.LAYERS)]
 
 
-@every_representative
+@everywhere
 def test_replayed_blocks_train_what_whole_passes_train(
     family: str, facts: tuple[EditRequest, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
     for whole in (False, True):
         if whole:
-            monkeypatch.setattr(fine_tuning, "continued", lambda model, rows, _: FullForward(model, rows))
+            monkeypatch.setattr(fine_tuning, "answer_passes", lambda model, pairs, _: whole_answer_passes(model, pairs))
         found.append(updates(tuned(zoo.tiny(family, dtype=torch.float64), facts, layers=(2,), dropout=0.0)))
     for name, update in found[0].items():
         torch.testing.assert_close(update.dense(), found[1][name].dense(), rtol=1e-5, atol=1e-8)
@@ -237,7 +248,7 @@ def test_requests_share_steps_in_batches_of_the_given_size(facts: tuple[EditRequ
 
 
 @pytest.mark.parametrize("targets", [("attention",), ("mlp",), BOTH])
-@every_representative
+@everywhere
 def test_only_the_named_matrices_change(family: str, targets: tuple[str, ...], facts: tuple[EditRequest, ...]) -> None:
     model = zoo.tiny(family)
     before = {name: parameter.clone() for name, parameter in model.module.named_parameters()}
@@ -251,6 +262,19 @@ def test_only_the_named_matrices_change(family: str, targets: tuple[str, ...], f
         if "mlp" in targets:
             wanted += [*anatomy.up_projections(layer), anatomy.down_projection(layer)]
     assert changed == {matrix.name for matrix in wanted}
+
+
+@pytest.mark.parametrize("layers", [(0,), (zoo.ENCODER_LAYERS,), (zoo.ENCODER_LAYERS - 1, zoo.ENCODER_LAYERS)])
+def test_layers_of_an_encoder_come_first_and_those_of_the_decoder_behind(
+    layers: tuple[int, ...], facts: tuple[EditRequest, ...]
+) -> None:
+    model = zoo.tiny("t5", dtype=torch.float64)
+    edited = tuned(model, facts, layers=layers, step_size=2e-2, epochs=10)
+    stacks = ["encoder" if layer < zoo.ENCODER_LAYERS else "decoder" for layer in layers]
+    assert list(dict.fromkeys(name.split(".")[0] for name in updates(edited))) == stacks
+    course = edited.edits[0].record["loss_by_epoch"]
+    with edited:
+        assert float(likelihood(model, facts).detach()) < course[-1] < course[0]
 
 
 def test_without_layers_all_blocks_are_adapted() -> None:

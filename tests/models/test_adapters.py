@@ -13,7 +13,7 @@ from editguard.models import LanguageModel, Matrix
 from editguard.models.adapters import Adapter, SeededDropout, first_down, low_rank_adapters, require_peft
 
 RANK, ALPHA = 3, 12
-every_family = pytest.mark.parametrize("family", zoo.FAMILIES)
+every_family = pytest.mark.parametrize("family", zoo.ALL)
 
 
 def matrices_of(model: LanguageModel, layers: tuple[int, ...] = (1, 3)) -> list[Matrix]:
@@ -36,8 +36,10 @@ def adapted(model: LanguageModel, matrices: list[Matrix], **options: Any):
 
 def logits(model: LanguageModel) -> torch.Tensor:
     ids = torch.tensor([model.encode(zoo.SENTENCES[0])])
+    decoder = {"decoder_input_ids": torch.tensor([[*model.opening, 41, 9]])} if model.anatomy.encoder_layers else {}
     with torch.no_grad():
-        return model.logits(ids, torch.ones_like(ids))
+        found: torch.Tensor = model.module(input_ids=ids, **decoder).logits
+    return found
 
 
 def state(model: LanguageModel) -> list[object]:
