@@ -1,5 +1,6 @@
 """What an edit leaves behind: reversible changes, and the model that answers with them in force."""
 
+from editguard.edited.added_neurons import AddedNeurons
 from editguard.edited.compaction import compacted, merged
 from editguard.edited.edited_model import AppliedEdit, EditedModel
 from editguard.edited.memory import PromptMemory, remembered
@@ -8,6 +9,7 @@ from editguard.edited.stored import stored_bytes
 from editguard.edited.weight_delta import WeightDelta
 
 __all__ = [
+    "AddedNeurons",
     "AppliedEdit",
     "EditedModel",
     "PromptMemory",

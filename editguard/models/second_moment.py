@@ -8,9 +8,7 @@ Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS
 and appendix E.1.
 """
 
-import hashlib
 import math
-import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -27,12 +25,10 @@ from editguard.models.generation import right_padded
 from editguard.models.hooks import capture, stop_after
 from editguard.models.language_model import LanguageModel
 from editguard.models.moment_cache import MomentCache, PartialSums
+from editguard.models.running_text import corpus_digest, drawn_rows, longest_text
 
 CODE_VERSION: Final = 2
 """Part of every key: raised when the same input would give another result."""
-
-LONGEST_TEXT: Final = 2048
-"""Texts are cut to this many tokens, or to the model's context where that is shorter."""
 
 _BLOCK: Final = 1024
 _PANELS: Final = 8
@@ -189,7 +185,7 @@ def second_moments(
         tokens: how many tokens to see; the last text is cut so that there are not more. All of the
             corpus is used where it holds fewer.
         cache_dir: where results are kept between runs; None keeps nothing.
-        max_length: texts are cut to this many tokens; see `LONGEST_TEXT`.
+        max_length: texts are cut to this many tokens; see `running_text.LONGEST_TEXT`.
         on_progress: called at the start and after every batch.
         save_every: after how many tokens the sums are kept in the cache folder; by default by the clock, see
             `SAVE_SECONDS`.
@@ -205,15 +201,15 @@ def second_moments(
             "are in force: take them back first."
         )
     corpus = list(texts)
-    length = min(max_length or LONGEST_TEXT, model.context_length or LONGEST_TEXT)
-    data = (_digest(corpus), tokens, seed, length)
+    length = longest_text(model, max_length)
+    data = (corpus_digest(corpus), tokens, seed, length)
     parts = (model.fingerprint(), str(model.dtype), *data, CODE_VERSION)
     keys = {layer: content_id("second moment", layer, *parts) for layer in sorted(set(layers))}
     for layer in keys:
         model.anatomy.down_projection(layer)  # an unknown layer is refused before anything runs
 
     if cache_dir is None:
-        return _computed(model, keys, _drawn(model, corpus, tokens, seed, length), on_progress)
+        return _computed(model, keys, _rows(model, corpus, tokens, seed, length), on_progress)
     cache, run = MomentCache(Path(cache_dir) / "second-moments"), content_id(*parts)
     found = _known(cache, keys)
     if found.keys() != keys.keys():
@@ -221,7 +217,7 @@ def second_moments(
             found |= _known(cache, {layer: key for layer, key in keys.items() if layer not in found})
             missing = {layer: key for layer, key in keys.items() if layer not in found}
             if missing:
-                rows = _drawn(model, corpus, tokens, seed, length)
+                rows = _rows(model, corpus, tokens, seed, length)
                 made = _computed(model, missing, rows, on_progress, _Keeper(cache, run, save_every))
                 for moment in made.values():
                     cache.store(moment.key, moment.matrix, moment.tokens)
@@ -237,34 +233,8 @@ def _known(cache: MomentCache, keys: Mapping[int, str]) -> dict[int, SecondMomen
     return {layer: SecondMoment(*one, keys[layer]) for layer, one in loaded.items() if one is not None}
 
 
-def _digest(corpus: Sequence[str]) -> str:
-    digest = hashlib.sha256()
-    for text in corpus:
-        raw = text.encode()
-        digest.update(len(raw).to_bytes(8, "little"))
-        digest.update(raw)
-    return digest.hexdigest()
-
-
-def _drawn(model: LanguageModel, corpus: Sequence[str], tokens: int, seed: int, length: int) -> list[list[int]]:
-    """Token rows of texts in the order of the seed, `tokens` in all."""
-    order = list(range(len(corpus)))
-    random.Random(seed).shuffle(order)
-    rows: list[list[int]] = []
-    left = tokens
-    for index in order:
-        if left <= 0:
-            break
-        row = model.encode_text(corpus[index])[: min(length, left)]
-        if row:
-            rows.append(row)
-            left -= len(row)
-    if not rows:
-        raise MethodRefused(
-            "the text for the second moments is empty, or no tokens of it are asked for: "
-            "give a corpus of running text and a positive number of tokens."
-        )
-    return rows
+def _rows(model: LanguageModel, corpus: Sequence[str], tokens: int, seed: int, length: int) -> list[list[int]]:
+    return drawn_rows(model, corpus, tokens, seed, length, purpose="the second moments")
 
 
 @dataclass

@@ -1,0 +1,250 @@
+"""The training of T-Patcher's neurons: its losses, and the course of the optimisation.
+
+Source: Huang et al. 2023 (T-Patcher), with the course of the released code: the step size is halved when the edit's
+loss, looked at as often as the answer, has twice in a row not fallen by a twentieth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from editguard.edited.added_neurons import Neurons
+from editguard.errors import InvalidSettings
+
+StopRule = Literal["validation", "answer"]
+"""When the training ends: once the answer is right, or once the validation memory's loss does not fall either."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchSettings:
+    """How the neurons of an edit are trained; symbols as in the paper."""
+
+    step_size: float = 1e-2
+    """Adam's learning rate at first."""
+    weight_decay: float = 0.01
+    """Of Adam, in its L2 form."""
+    gradient_clip: float = 5.0
+    """Largest norm of the gradient of all parameters together."""
+    steps: int = 2000
+    """Updates, at most."""
+    amplifier: float = 10.0
+    """A: initial factor of the values, V = E * A with both trained; E is drawn from N(0, 1)."""
+    label_smoothing: float = 0.1
+    """Share of the target that is spread over the whole vocabulary."""
+    activation_weight: float = 1.0
+    """a: weight of the loss that makes the neurons fire on the mistake."""
+    memory_weight: float = 10.0
+    """m: weight of the losses that keep them silent on the memory."""
+    activation_margin: float = 0.0
+    """m_a in exp(m_a - s)."""
+    gap_margin: float = 3.0
+    """gamma_1 in exp(s_j - s + gamma_1): by how much a pre-activation on the memory should be the lower one."""
+    silence_margin: float = -3.0
+    """gamma_2 in exp(s_j - gamma_2): what a pre-activation on the memory should be below."""
+    activation_top: int = 1
+    """How many of the largest terms of the activation loss count."""
+    memory_top: int = 125
+    """How many of the largest terms of each memory loss count, of all states and neurons."""
+    first_check: int = 100
+    """The update after which the answer is looked at first."""
+    check_every: int = 25
+    """And after how many more again."""
+    stop_rule: StopRule = "validation"
+    """See `StopRule`."""
+    improvement: float = 1e-3
+    """By how much the validation loss has to fall from one check to the next."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "first_check", "check_every", "activation_top", "memory_top"):
+            if getattr(self, name) < 1:
+                raise InvalidSettings(f"{name} is at least 1, not {getattr(self, name)}.")
+        for name in ("step_size", "gradient_clip", "amplifier"):
+            if getattr(self, name) <= 0:
+                raise InvalidSettings(f"{name} is positive, not {getattr(self, name)}.")
+        for name in ("weight_decay", "activation_weight", "memory_weight", "improvement"):
+            if getattr(self, name) < 0:
+                raise InvalidSettings(f"{name} is not negative; got {getattr(self, name)}.")
+        if not 0 <= self.label_smoothing < 1:
+            raise InvalidSettings(f"label_smoothing lies in [0, 1), not at {self.label_smoothing}.")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedPatch:
+    """The neurons of an edit, without gradients, and what the training did, ready for JSON."""
+
+    neurons: Neurons
+    record: Mapping[str, Any]
+
+
+def initial_keys(states: Tensor) -> Tensor:
+    """h / ||h||^2 for states h (neurons, d_model): with no bias each neuron's pre-activation at its own state is 1."""
+    return states / states.square().sum(-1, keepdim=True)
+
+
+def own_activations(states: Tensor, keys: Tensor, biases: Tensor) -> Tensor:
+    """s_i = K_i h_i + b_i, each neuron's pre-activation at its own state; states, keys: (neurons, d_model)."""
+    return (keys * states).sum(-1) + biases
+
+
+def activation_loss(own: Tensor, margin: float, top: int) -> Tensor:
+    """Mean of the `top` largest of exp(margin - s_i), for s (neurons,)."""
+    return (margin - own).exp().topk(min(top, len(own))).values.mean()
+
+
+def memory_losses(
+    memory: Tensor, keys: Tensor, biases: Tensor, own: Tensor, gap_margin: float, silence_margin: float, top: int
+) -> tuple[Tensor, Tensor]:
+    """L_m1 and L_m2: means of the `top` largest of exp(s_ji - s_i + gamma_1) and of exp(s_ji - gamma_2).
+
+    Largest among all states j and neurons i, s_ji = K_i M_j + b_i. As no other term has a gradient, all of them are
+    computed without one, and the largest again with it.
+
+    Args:
+        memory: M, (states, d_model); it may be on another device than the rest.
+        keys, biases: K (neurons, d_model), b (neurons,).
+        own: s, (neurons,).
+    """
+    with torch.no_grad():
+        there = keys.to(memory.device)
+        activations = nn.functional.linear(memory, there, biases.to(memory.device))
+        gaps = activations - own.to(memory.device)
+        count = min(top, activations.numel())
+        largest = [values.flatten().topk(count).indices for values in (gaps, activations)]
+
+    def again(indices: Tensor) -> tuple[Tensor, Tensor]:
+        neuron = (indices % len(keys)).to(keys.device)
+        states = memory[indices // len(keys)].to(keys.device)
+        return (keys[neuron] * states).sum(-1) + biases[neuron], neuron
+
+    first, neuron = again(largest[0])
+    second, _ = again(largest[1])
+    return (first - own[neuron] + gap_margin).exp().mean(), (second - silence_margin).exp().mean()
+
+
+class _Patch:
+    """The trained tensors of an edit's neurons; no other one gets a gradient."""
+
+    def __init__(self, states: Tensor, amplifier: float, activation: str, generator: torch.Generator) -> None:
+        count, width = states.shape
+        noise = torch.randn(width, count, generator=generator, dtype=torch.float64).to(states)
+        self._activation = activation
+        self.keys = nn.Parameter(initial_keys(states))
+        self.biases = nn.Parameter(states.new_zeros(count))
+        self.noise = nn.Parameter(noise)
+        self.amplifier = nn.Parameter(torch.full_like(noise, amplifier))
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        return [self.keys, self.biases, self.noise, self.amplifier]
+
+    def neurons(self) -> Neurons:
+        return Neurons(self.keys, self.biases, self.noise * self.amplifier, self._activation)
+
+
+def trained_patch(
+    logits: Callable[[Neurons], Tensor],
+    labels: Tensor,
+    states: Tensor,
+    memory: Tensor,
+    validation: Tensor,
+    activation: str,
+    settings: PatchSettings,
+    generator: torch.Generator,
+) -> TrainedPatch:
+    """Return neurons that answer the labels and are silent on the memory.
+
+    Args:
+        logits: neurons -> what predicts the answer's tokens, (tokens, vocabulary).
+        labels: the answer's ids, (tokens,).
+        states: h, what the MLP reads where the answer is wrong, (neurons, d_model), at least float32.
+        memory, validation: (states, d_model); what the neurons are trained to be silent on, and what decides when the
+            training ends.
+        activation: the neurons' own, by name.
+        generator: of the initial values.
+
+    Raises: FloatingPointError: a loss or a gradient is infinite or undefined.
+    """
+    states = states.detach()
+    patch = _Patch(states, settings.amplifier, activation, generator)
+    optimiser = torch.optim.Adam(patch.parameters, lr=settings.step_size, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.5, patience=1, threshold=0.05)
+    best: tuple[float, int, Neurons] | None = None
+    stopped, updates, checks = "steps", 0, 0
+    while True:
+        with torch.enable_grad():
+            neurons = patch.neurons()
+            predicted = logits(neurons)
+            wanted = labels.to(predicted.device)
+            edit = nn.functional.cross_entropy(predicted, wanted, label_smoothing=settings.label_smoothing)
+            own = own_activations(states, neurons.keys, neurons.biases)
+            fires = activation_loss(own, settings.activation_margin, settings.activation_top)
+            silent = _silence(memory, neurons, own, settings)
+            loss = edit.to(own.device) + settings.activation_weight * fires
+            loss = loss + settings.memory_weight * (silent[0] + silent[1])
+        if not math.isfinite(float(loss.detach())):
+            raise FloatingPointError(f"the loss became {float(loss.detach())} after {updates} updates")
+        right = bool((predicted.detach().argmax(-1) == wanted).all())
+        if updates and updates % settings.check_every == 0:
+            schedule.step(float(edit.detach()))
+        if right and updates >= settings.first_check and (updates - settings.first_check) % settings.check_every == 0:
+            checks += 1
+            with torch.no_grad():
+                held_out = float(sum(_silence(validation, neurons, own, settings)))
+            improved = best is None or held_out < best[0] - settings.improvement
+            if improved:
+                best = (held_out, updates, neurons.detached())
+            if settings.stop_rule == "answer" or not improved:
+                stopped = settings.stop_rule
+                break
+        if updates == settings.steps:
+            break
+        gradients = torch.autograd.grad(loss, patch.parameters)
+        if not all(gradient.isfinite().all() for gradient in gradients):
+            raise FloatingPointError(f"a gradient became infinite or undefined after {updates} updates")
+        for parameter, gradient in zip(patch.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        nn.utils.clip_grad_norm_(patch.parameters, settings.gradient_clip)
+        optimiser.step()
+        updates += 1
+    kept = best[2] if best is not None else neurons.detached()
+    with torch.no_grad():
+        at_own = own_activations(states, kept.keys, kept.biases)
+        held_out_losses = [float(part) for part in _silence(validation, kept, at_own, settings)]
+        predicted = logits(kept)
+    return TrainedPatch(
+        kept,
+        {
+            "updates": updates,
+            "kept_update": best[1] if best is not None else updates,
+            "stopped_by": stopped,
+            "last_step_size": float(optimiser.param_groups[0]["lr"]),
+            "losses": {
+                "edit": float(edit.detach()),
+                "activation": float(fires.detach()),
+                "memory_gap": float(silent[0].detach()),
+                "memory_silence": float(silent[1].detach()),
+            },
+            "validation_losses": {"memory_gap": held_out_losses[0], "memory_silence": held_out_losses[1]},
+            "own_activations": at_own.tolist(),
+            "largest_value_norm": float(kept.values.norm(dim=0).max()),
+            "teacher_forced": bool((predicted.argmax(-1) == labels.to(predicted.device)).all()),
+        },
+    )
+
+
+def _silence(memory: Tensor, neurons: Neurons, own: Tensor, settings: PatchSettings) -> tuple[Tensor, Tensor]:
+    return memory_losses(
+        memory,
+        neurons.keys,
+        neurons.biases,
+        own,
+        settings.gap_margin,
+        settings.silence_margin,
+        settings.memory_top,
+    )
