@@ -127,8 +127,90 @@ def memory_losses(
     return (first - own[neuron] + gap_margin).exp().mean(), (second - silence_margin).exp().mean()
 
 
-class _Patch:
-    """The trained tensors of an edit's neurons; no other one gets a gradient."""
+@dataclass(frozen=True, eq=False)
+class PatchProblem:
+    """What the neurons of an edit should do.
+
+    Attributes:
+        logits: neurons -> what predicts the answer's tokens, (tokens, vocabulary).
+        labels: the answer's ids, (tokens,).
+        states: h, what the MLP reads where the answer is wrong, (neurons, d_model), at least float32.
+        memory, validation: (states, d_model); what the neurons are trained to be silent on, and what decides when the
+            training ends.
+        activation: the neurons' own, by name.
+    """
+
+    logits: Callable[[Neurons], Tensor]
+    labels: Tensor
+    states: Tensor
+    memory: Tensor
+    validation: Tensor
+    activation: str
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The four losses of some neurons, each a scalar, and whether the answer is right, token by token."""
+
+    edit: Tensor
+    activation: Tensor
+    memory_gap: Tensor
+    memory_silence: Tensor
+    right: bool
+
+    def total(self, settings: PatchSettings) -> Tensor:
+        """L_e + a L_a + m (L_m1 + L_m2)."""
+        silence = self.memory_gap + self.memory_silence
+        fires = settings.activation_weight * self.activation
+        return self.edit.to(silence.device) + fires + settings.memory_weight * silence
+
+    def plain(self) -> dict[str, float]:
+        """Return the losses as numbers."""
+        names = ("edit", "activation", "memory_gap", "memory_silence")
+        return {name: float(getattr(self, name).detach()) for name in names}
+
+
+def losses(problem: PatchProblem, neurons: Neurons, settings: PatchSettings) -> Losses:
+    """Return the losses of the neurons; gradients flow to them."""
+    predicted = problem.logits(neurons)
+    labels = problem.labels.to(predicted.device)
+    own = own_activations(problem.states, neurons.keys, neurons.biases)
+    return Losses(
+        nn.functional.cross_entropy(predicted, labels, label_smoothing=settings.label_smoothing),
+        activation_loss(own, settings.activation_margin, settings.activation_top),
+        *_silence(problem.memory, neurons, own, settings),
+        bool((predicted.detach().argmax(-1) == labels).all()),
+    )
+
+
+@torch.no_grad()
+def validation_losses(problem: PatchProblem, neurons: Neurons, settings: PatchSettings) -> tuple[float, float]:
+    """Return L_m1 and L_m2 on the validation memory."""
+    own = own_activations(problem.states, neurons.keys, neurons.biases)
+    gap, silence = _silence(problem.validation, neurons, own, settings)
+    return float(gap), float(silence)
+
+
+def _silence(memory: Tensor, neurons: Neurons, own: Tensor, settings: PatchSettings) -> tuple[Tensor, Tensor]:
+    return memory_losses(
+        memory,
+        neurons.keys,
+        neurons.biases,
+        own,
+        settings.gap_margin,
+        settings.silence_margin,
+        settings.memory_top,
+    )
+
+
+class Patch:
+    """The four trained tensors of an edit's neurons; no other one gets a gradient.
+
+    Attributes:
+        keys: K, (neurons, d_model).
+        biases: b, (neurons,).
+        noise, amplifier: E and A, (d_model, neurons); the values are V = E * A.
+    """
 
     def __init__(self, states: Tensor, amplifier: float, activation: str, generator: torch.Generator) -> None:
         count, width = states.shape
@@ -141,70 +223,63 @@ class _Patch:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
+        """The trained tensors."""
         return [self.keys, self.biases, self.noise, self.amplifier]
 
     def neurons(self) -> Neurons:
+        """Return the neurons as they are now; gradients flow through them."""
         return Neurons(self.keys, self.biases, self.noise * self.amplifier, self._activation)
 
 
-def trained_patch(
-    logits: Callable[[Neurons], Tensor],
-    labels: Tensor,
-    states: Tensor,
-    memory: Tensor,
-    validation: Tensor,
-    activation: str,
-    settings: PatchSettings,
-    generator: torch.Generator,
-) -> TrainedPatch:
+class _Keeper:
+    """The neurons with the lowest validation loss of those that answered rightly at a check."""
+
+    def __init__(self, settings: PatchSettings) -> None:
+        self._settings = settings
+        self.best: tuple[float, int, Neurons] | None = None
+
+    def due(self, updates: int) -> bool:
+        """Whether the answer is looked at after so many updates."""
+        since = updates - self._settings.first_check
+        return since >= 0 and since % self._settings.check_every == 0
+
+    def offer(self, loss: float, updates: int, neurons: Neurons) -> bool:
+        """Return whether the loss has improved on the best one; then these neurons are kept."""
+        if self.best is not None and not loss < self.best[0] - self._settings.improvement:
+            return False
+        self.best = (loss, updates, neurons.detached())
+        return True
+
+
+def trained_patch(problem: PatchProblem, settings: PatchSettings, generator: torch.Generator) -> TrainedPatch:
     """Return neurons that answer the labels and are silent on the memory.
 
     Args:
-        logits: neurons -> what predicts the answer's tokens, (tokens, vocabulary).
-        labels: the answer's ids, (tokens,).
-        states: h, what the MLP reads where the answer is wrong, (neurons, d_model), at least float32.
-        memory, validation: (states, d_model); what the neurons are trained to be silent on, and what decides when the
-            training ends.
-        activation: the neurons' own, by name.
         generator: of the initial values.
 
     Raises: FloatingPointError: a loss or a gradient is infinite or undefined.
     """
-    states = states.detach()
-    patch = _Patch(states, settings.amplifier, activation, generator)
+    patch = Patch(problem.states, settings.amplifier, problem.activation, generator)
     optimiser = torch.optim.Adam(patch.parameters, lr=settings.step_size, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.5, patience=1, threshold=0.05)
-    best: tuple[float, int, Neurons] | None = None
-    stopped, updates, checks = "steps", 0, 0
+    keeper, stopped, updates = _Keeper(settings), "steps", 0
     while True:
         with torch.enable_grad():
             neurons = patch.neurons()
-            predicted = logits(neurons)
-            wanted = labels.to(predicted.device)
-            edit = nn.functional.cross_entropy(predicted, wanted, label_smoothing=settings.label_smoothing)
-            own = own_activations(states, neurons.keys, neurons.biases)
-            fires = activation_loss(own, settings.activation_margin, settings.activation_top)
-            silent = _silence(memory, neurons, own, settings)
-            loss = edit.to(own.device) + settings.activation_weight * fires
-            loss = loss + settings.memory_weight * (silent[0] + silent[1])
-        if not math.isfinite(float(loss.detach())):
-            raise FloatingPointError(f"the loss became {float(loss.detach())} after {updates} updates")
-        right = bool((predicted.detach().argmax(-1) == wanted).all())
+            found = losses(problem, neurons, settings)
+            total = found.total(settings)
+        if not math.isfinite(float(total.detach())):
+            raise FloatingPointError(f"the loss became {float(total.detach())} after {updates} updates")
         if updates and updates % settings.check_every == 0:
-            schedule.step(float(edit.detach()))
-        if right and updates >= settings.first_check and (updates - settings.first_check) % settings.check_every == 0:
-            checks += 1
-            with torch.no_grad():
-                held_out = float(sum(_silence(validation, neurons, own, settings)))
-            improved = best is None or held_out < best[0] - settings.improvement
-            if improved:
-                best = (held_out, updates, neurons.detached())
+            schedule.step(float(found.edit.detach()))
+        if found.right and keeper.due(updates):
+            improved = keeper.offer(sum(validation_losses(problem, neurons, settings)), updates, neurons)
             if settings.stop_rule == "answer" or not improved:
                 stopped = settings.stop_rule
                 break
         if updates == settings.steps:
             break
-        gradients = torch.autograd.grad(loss, patch.parameters)
+        gradients = torch.autograd.grad(total, patch.parameters)
         if not all(gradient.isfinite().all() for gradient in gradients):
             raise FloatingPointError(f"a gradient became infinite or undefined after {updates} updates")
         for parameter, gradient in zip(patch.parameters, gradients, strict=True):
@@ -212,39 +287,21 @@ def trained_patch(
         nn.utils.clip_grad_norm_(patch.parameters, settings.gradient_clip)
         optimiser.step()
         updates += 1
-    kept = best[2] if best is not None else neurons.detached()
+    _, kept_update, kept = keeper.best or (0.0, updates, neurons.detached())
     with torch.no_grad():
-        at_own = own_activations(states, kept.keys, kept.biases)
-        held_out_losses = [float(part) for part in _silence(validation, kept, at_own, settings)]
-        predicted = logits(kept)
+        at_end = losses(problem, kept, settings)
+    gap, silence = validation_losses(problem, kept, settings)
     return TrainedPatch(
         kept,
         {
             "updates": updates,
-            "kept_update": best[1] if best is not None else updates,
+            "kept_update": kept_update,
             "stopped_by": stopped,
             "last_step_size": float(optimiser.param_groups[0]["lr"]),
-            "losses": {
-                "edit": float(edit.detach()),
-                "activation": float(fires.detach()),
-                "memory_gap": float(silent[0].detach()),
-                "memory_silence": float(silent[1].detach()),
-            },
-            "validation_losses": {"memory_gap": held_out_losses[0], "memory_silence": held_out_losses[1]},
-            "own_activations": at_own.tolist(),
+            "losses": at_end.plain(),
+            "validation_losses": {"memory_gap": gap, "memory_silence": silence},
+            "teacher_forced": at_end.right,
+            "own_activations": own_activations(problem.states, kept.keys, kept.biases).tolist(),
             "largest_value_norm": float(kept.values.norm(dim=0).max()),
-            "teacher_forced": bool((predicted.argmax(-1) == labels.to(predicted.device)).all()),
         },
-    )
-
-
-def _silence(memory: Tensor, neurons: Neurons, own: Tensor, settings: PatchSettings) -> tuple[Tensor, Tensor]:
-    return memory_losses(
-        memory,
-        neurons.keys,
-        neurons.biases,
-        own,
-        settings.gap_margin,
-        settings.silence_margin,
-        settings.memory_top,
     )

@@ -31,7 +31,7 @@ from editguard.methods.already_true import warn_already_true
 from editguard.methods.branch_training import refuse_missing_layers, request_pairs, supervised
 from editguard.methods.input_memory import InputMemories, InputMemory
 from editguard.methods.one_by_one import one_by_one
-from editguard.methods.patch_training import PatchSettings, trained_patch
+from editguard.methods.patch_training import PatchProblem, PatchSettings, trained_patch
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Recipe
 
@@ -133,20 +133,19 @@ class TPatcher:
             return AppliedEdit(self.name, (request,), (), record, time.perf_counter() - started)
 
         [tokens] = supervised(model, request_pairs(model, [request]), [layer])
-        states = tokens.inputs[layer].to(memory.training.dtype)
+        states = tokens.inputs[layer].detach().to(memory.training.dtype)
         earlier = self._earlier_states(edited, request)
+        problem = PatchProblem(
+            logits=lambda neurons: tokens.logits({layer: neurons}),
+            labels=tokens.labels,
+            states=states[wrong[: settings.neurons]],
+            memory=_joined(memory.training, earlier),
+            validation=_joined(memory.validation, earlier),
+            activation=activation,
+        )
         generator = torch.Generator().manual_seed(int(content_id(self.name, settings.seed, request.id), 16))
         try:
-            found = trained_patch(
-                lambda neurons: tokens.logits({layer: neurons}),
-                tokens.labels,
-                states[wrong[: settings.neurons]],
-                _joined(memory.training, earlier),
-                _joined(memory.validation, earlier),
-                activation,
-                settings,
-                generator,
-            )
+            found = trained_patch(problem, settings, generator)
         except FloatingPointError as failure:
             raise MethodRefused(
                 f"{self.name} gave up on {request.statement!r}: {failure}. Nothing was changed; use a smaller "
@@ -159,7 +158,7 @@ class TPatcher:
             "firing_rate_on_earlier": None if earlier is None else firing_rate(found.neurons, earlier),
             **self._decoded(model, request, score.answer_ids, found.neurons),
         }
-        changes = (AddedNeurons(layer, found.neurons), KeyMemory({self._parameter(model): states.detach().T}))
+        changes = (AddedNeurons(layer, found.neurons), KeyMemory({self._parameter(model): states.T}))
         return AppliedEdit(self.name, (request,), changes, record, time.perf_counter() - started)
 
     def _decoded(
