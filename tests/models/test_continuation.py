@@ -49,6 +49,16 @@ def test_loss_and_gradient_are_those_of_whole_passes(family: str, dtype: torch.d
             assert all(torch.equal(a, b) for a, b in zip(ours, again, strict=True))
 
 
+@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+@pytest.mark.parametrize("make", [Continuation, FullForward])
+def test_what_is_captured_at_the_reads_is_what_the_logits_come_from(family: str, make: type) -> None:
+    model = zoo.tiny(family, dtype=torch.float64)
+    passes = make(model, ROWS, 2)
+    with torch.no_grad(), capture(model.anatomy.block(3)) as last:
+        logits = passes.logits()
+        torch.testing.assert_close(model.anatomy.logits(passes.at_reads(last.value)), logits)
+
+
 @pytest.mark.parametrize("family", zoo.FAMILIES)
 def test_every_family_can_be_continued(family: str) -> None:
     assert isinstance(continued(zoo.tiny(family), ROWS, 1), Continuation)
