@@ -5,6 +5,7 @@ whose width is fixed), 4 layers; an encoder and its decoder have 2 and 3. Weight
 that different prompts get different answers.
 """
 
+import random
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -41,6 +42,8 @@ from editguard.models.language_model import LanguageModel
 
 D_MODEL, D_FF, LAYERS, CONTEXT, WINDOW = 16, 40, 4, 256, 6
 ENCODER_LAYERS, DECODER_LAYERS = 2, 3
+WIDE = 96
+"""Width of the models that can be taught something: in 16 dimensions neither tokens nor states are far apart."""
 
 SENTENCES = (
     "The capital of Velloria is Tamrin.",
@@ -289,3 +292,31 @@ def tiny(
         batch_size=batch_size,
         chat=chat,
     )
+
+
+def wide(family: str, *, dtype: torch.dtype = torch.float32, batch_size: int = 32) -> LanguageModel:
+    """A random model of two blocks and a residual stream of `WIDE`: "opt" (ReLU), "gpt2" (GELU) or "llama" (gated)."""
+    words = tokenizer(family)
+    shared = {"vocab_size": len(words), "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
+    modern = {"hidden_size": WIDE, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": CONTEXT}
+    config = {
+        "opt": lambda: OPTConfig(**shared, **modern, ffn_dim=2 * WIDE, word_embed_proj_dim=WIDE, pad_token_id=None),
+        "gpt2": lambda: GPT2Config(**shared, n_embd=WIDE, n_layer=2, n_head=2, n_positions=CONTEXT),
+        "llama": lambda: LlamaConfig(**shared, **modern, intermediate_size=2 * WIDE),
+    }[family]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) / WIDE**0.5)
+    return LanguageModel(model.to(dtype), words, name=f"wide-{family}", batch_size=batch_size)
+
+
+def word_texts(count: int, *, seed: int = 0) -> tuple[str, ...]:
+    """Texts of twelve words of the sentences, in any order."""
+    rng = random.Random(seed)
+    words = sorted({word for sentence in SENTENCES for word in sentence.split()})
+    return tuple(" ".join(rng.choice(words) for _ in range(12)) for _ in range(count))

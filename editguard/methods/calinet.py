@@ -91,7 +91,7 @@ def derived(layers: int) -> Mapping[str, tuple[Any, str]]:
 
 def initial_slots(slots: int, width: int, generator: torch.Generator) -> Neurons:
     """Slots that change nothing: V = 0, and K uniform within 1 / sqrt(d_model), as the library draws a linear layer."""
-    keys = (2 * torch.rand(slots, width, generator=generator, dtype=torch.float64) - 1) / math.sqrt(width)
+    keys = (2 * torch.rand(slots, width, generator=generator) - 1) / math.sqrt(width)
     return Neurons(keys, torch.zeros(slots), torch.zeros(width, slots), "relu")
 
 
