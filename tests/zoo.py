@@ -295,18 +295,27 @@ def tiny(
 
 
 def wide(family: str, *, dtype: torch.dtype = torch.float32, batch_size: int = 32) -> LanguageModel:
-    """A random model of two blocks and a residual stream of `WIDE`: "opt" (ReLU), "gpt2" (GELU) or "llama" (gated)."""
+    """A random model with a stream of `WIDE`: two blocks of "opt" (ReLU), "gpt2" (GELU) or "llama" (gated), or "t5"."""
     words = tokenizer(family)
     shared = {"vocab_size": len(words), "bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
     modern = {"hidden_size": WIDE, "num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": CONTEXT}
+    paired = {"d_model": WIDE, "d_kv": WIDE // 2, "d_ff": 2 * WIDE, "num_layers": 1, "num_decoder_layers": 2}
     config = {
         "opt": lambda: OPTConfig(**shared, **modern, ffn_dim=2 * WIDE, word_embed_proj_dim=WIDE, pad_token_id=None),
         "gpt2": lambda: GPT2Config(**shared, n_embd=WIDE, n_layer=2, n_head=2, n_positions=CONTEXT),
         "llama": lambda: LlamaConfig(**shared, **modern, intermediate_size=2 * WIDE),
+        "t5": lambda: T5Config(
+            **shared,
+            **paired,
+            num_heads=2,
+            tie_word_embeddings=False,
+            pad_token_id=_PAD_ID,
+            decoder_start_token_id=_PAD_ID,
+        ),
     }[family]()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config)
+        model = (AutoModelForSeq2SeqLM if family in ENCODER_DECODER else AutoModelForCausalLM).from_config(config)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from editguard.edited.added_neurons import Neurons, in_force, with_neurons
 from editguard.errors import MethodRefused, PromptTooLong
-from editguard.models.continuation import Passes, Row, continued
+from editguard.models.answer_passes import AnswerPasses, Pair, answer_passes
 from editguard.models.hooks import capture
 from editguard.models.mlp_tail import MlpTail
 
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
 Branches = Mapping[int, Neurons]
 """Neurons by the block that they stand in."""
-
-Pair = tuple[Sequence[int], Sequence[int]]
-"""Ids of a prompt, and of the answer that follows it."""
 
 TOKENS_AT_ONCE: Final = 512
 """Supervised tokens whose logits are held together: they are as wide as the vocabulary."""
@@ -56,16 +53,16 @@ def supervised(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int
     """
     groups = [pairs[at : at + model.batch_size] for at in range(0, len(pairs), model.batch_size)]
     if tuple(layers) != (model.anatomy.layers - 1,) or not MlpTail.available(model):
-        return [replayed(model, _passes(model, group, layers), group, layers) for group in groups]
+        return [replayed(model, answer_passes(model, group, min(layers)), group, layers) for group in groups]
     parts = []
     for group in groups:
         labels = torch.split(answer_labels(group), TOKENS_AT_ONCE)
-        tails = MlpTail.of(model, _passes(model, group, layers)).chunks(TOKENS_AT_ONCE)
+        tails = MlpTail.of(model, answer_passes(model, group, layers[0])).chunks(TOKENS_AT_ONCE)
         parts += [_cached(tail, of_tail, layers[0]) for tail, of_tail in zip(tails, labels, strict=True)]
     return parts
 
 
-def replayed(model: LanguageModel, passes: Passes, pairs: Sequence[Pair], layers: Sequence[int]) -> Supervised:
+def replayed(model: LanguageModel, passes: AnswerPasses, pairs: Sequence[Pair], layers: Sequence[int]) -> Supervised:
     """Return the tokens of the pairs' answers, with every block from the lowest one on run at each call."""
     modules = {layer: model.anatomy.up_projections(layer)[0].module for layer in layers}
     with torch.no_grad(), ExitStack() as hooks:
@@ -87,20 +84,10 @@ def answer_labels(pairs: Sequence[Pair]) -> Tensor:
     return torch.tensor([token for _, answer in pairs for token in answer])
 
 
-def answer_rows(pairs: Sequence[Pair], *, whole: bool) -> list[Row]:
-    """Return the rows to run: prompts with their answers but the last token, read where the answers are predicted.
-
-    whole: whether anything changes before the first answer token is predicted.
-    """
-    rows = []
-    for prompt, answer in pairs:
-        ids, last = (*prompt, *answer[:-1]), len(prompt) - 1
-        rows.append(Row(ids, 0 if whole else last, tuple(range(last, len(ids)))))
-    return rows
-
-
 def request_pairs(model: LanguageModel, requests: Sequence[EditRequest], contexts: Sequence[str] = ("",)) -> list[Pair]:
     """Return each request's prompt behind each of the contexts, with the target, in tokens.
+
+    With an encoder, an answer ends with the token that closes it, and that is supervised too.
 
     Raises: PromptTooLong: a context, a prompt and its target do not fit the model together.
     """
@@ -108,7 +95,8 @@ def request_pairs(model: LanguageModel, requests: Sequence[EditRequest], context
     for request in requests:
         for context in contexts:
             prompt, answer = model.encode_answer(context + request.text, request.target)
-            length = len(prompt) + len(answer) - 1
+            row = model.forced_row(prompt, answer[:-1])
+            length = max(len(row.source), len(row.stream))
             if model.context_length is not None and length > model.context_length:
                 raise PromptTooLong(f"{context}{request.statement}", length, model.context_length)
             pairs.append((prompt, answer))
@@ -121,16 +109,11 @@ def refuse_missing_layers(model: LanguageModel, method: str, setting: str, layer
     first = anatomy.encoder_layers
     if all(first <= layer < anatomy.layers for layer in layers):
         return
-    kind = "the decoder's layers" if first else "layers"
+    only = f", of which those from {first} on are the decoder's and can have some" if first else ""
     raise MethodRefused(
-        f"{method} should add neurons in layer {', '.join(map(str, layers))} of {model.name}, which has {kind} {first} "
-        f"to {anatomy.layers - 1}: set `{setting}` in its settings."
+        f"{method} should add neurons in layer {', '.join(map(str, layers))} of {model.name}, which has layers 0 to "
+        f"{anatomy.layers - 1}{only}: set `{setting}` in its settings."
     )
-
-
-def _passes(model: LanguageModel, pairs: Sequence[Pair], layers: Sequence[int]) -> Passes:
-    lowest = min(layers)
-    return continued(model, answer_rows(pairs, whole=lowest < model.anatomy.layers - 1), lowest)
 
 
 def _cached(tail: MlpTail, labels: Tensor, layer: int) -> Supervised:

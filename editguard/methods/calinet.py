@@ -5,7 +5,8 @@ Source: Dong, Dai, Song, Xu, Sui, Li, "Calibrating Factual Knowledge in Pretrain
 
 - V starts at zero, so that slots change nothing before they are trained (there: the library's random values);
 - the facts' wordings are the request's own prompt, bare and behind prefix contexts, as edit requests bring no
-  paraphrases (there: several templates of each relation);
+  paraphrases (there: several templates of each relation); a model with an encoder writes no prefix contexts, so that
+  the bare prompt is all;
 - a step is the gradient of all wordings at once, of which everything below the slots is computed once, so that some
   hundred steps stand for the published 5,000 of 2,048 examples each;
 - beside a gated MLP the slots are plain all the same (there: gated);
@@ -32,7 +33,6 @@ from editguard.errors import InvalidSettings, MethodRefused, MissingMaterial
 from editguard.methods.already_true import already_true, warn_already_true
 from editguard.methods.branch_training import (
     Branches,
-    Pair,
     Supervised,
     refuse_missing_layers,
     request_pairs,
@@ -42,7 +42,8 @@ from editguard.methods.context_templates import prefix_contexts
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Recipe
 from editguard.methods.value_objective import drift
-from editguard.models.running_text import drawn_rows, longest_text
+from editguard.models.answer_passes import Pair
+from editguard.models.running_text import text_pairs
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
@@ -105,7 +106,7 @@ class CaliNet:
     def __init__(self, settings: CaliNetSettings | None = None, *, provenance: Mapping[str, str] | None = None) -> None:
         self.settings = settings or CaliNetSettings()
         self.provenance = dict(provenance or {})
-        self._texts: WeakKeyDictionary[LanguageModel, list[list[int]]] = WeakKeyDictionary()
+        self._texts: WeakKeyDictionary[LanguageModel, Sequence[Pair]] = WeakKeyDictionary()
 
     def prepare(self, model: LanguageModel, data: Preparation) -> None:
         """Draw the prefix contexts, and the running text where its predictions are to be held.
@@ -118,14 +119,8 @@ class CaliNet:
             return
         texts = tuple(data.texts)
         if texts:
-            self._texts[model] = drawn_rows(
-                model,
-                texts,
-                self.settings.drift_tokens,
-                data.seed,
-                longest_text(model),
-                purpose=f"{self.name}'s drift",
-                skipped=1,
+            self._texts[model] = text_pairs(
+                model, texts, self.settings.drift_tokens, data.seed, purpose=f"{self.name}'s drift"
             )
         elif model not in self._texts:
             raise MissingMaterial(
@@ -181,9 +176,11 @@ class CaliNet:
         return edited.extended(AppliedEdit(self.name, tuple(requests), changes, record, time.perf_counter() - started))
 
     def _contexts(self, model: LanguageModel) -> tuple[str, ...]:
+        if model.anatomy.encoder_layers:
+            return ("",)
         return prefix_contexts(model, lengths=self.settings.context_lengths, seed=self.settings.seed)
 
-    def _prepared_texts(self, model: LanguageModel) -> list[list[int]]:
+    def _prepared_texts(self, model: LanguageModel) -> Sequence[Pair]:
         if not self.settings.drift_weight:
             return []
         if model not in self._texts:
@@ -204,7 +201,7 @@ class CaliNet:
 def trained_slots(
     model: LanguageModel,
     pairs: Sequence[Pair],
-    texts: Sequence[Sequence[int]],
+    texts: Sequence[Pair],
     settings: CaliNetSettings,
     generators: Mapping[int, torch.Generator],
 ) -> tuple[dict[int, Neurons], dict[str, Any]]:
@@ -212,13 +209,13 @@ def trained_slots(
 
     Args:
         pairs: prompts and targets in tokens.
-        texts: rows of running text whose predictions are held; none of them for a weight of 0.
+        texts: running text whose predictions are held; none for a weight of 0.
         generators: of the initial keys, by block.
 
     Raises: FloatingPointError: the loss or a gradient is infinite or undefined.
     """
     parts = supervised(model, pairs, settings.layers)
-    held = supervised(model, [(row[:1], row[1:]) for row in texts], settings.layers)
+    held = supervised(model, texts, settings.layers)
     slots = {
         layer: _trainable(initial_slots(settings.slots, each.shape[1], generators[layer]), each)
         for layer, each in parts[0].inputs.items()

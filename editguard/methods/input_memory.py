@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
 import torch
@@ -16,13 +16,16 @@ from torch import Tensor
 from editguard.edited import EditedModel
 from editguard.errors import MethodRefused, MissingMaterial
 from editguard.models.activation import mlp_activation
-from editguard.models.running_text import corpus_digest
+from editguard.models.running_text import corpus_digest, text_pairs
 from editguard.models.second_moment import Pace
 from editguard.models.text_states import mlp_inputs
 
 if TYPE_CHECKING:
     from editguard.methods.protocol import Preparation
     from editguard.models.language_model import LanguageModel
+
+PROBED_TOKENS: Final = 64
+"""How many tokens the MLP's activation is looked at."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +98,8 @@ class InputMemories:
                     ("validation", validation, self._validation),
                 )
             ]
-            own = mlp_activation(model, layer, torch.tensor([model.encode_text(training[0])]))
+            pairs = text_pairs(model, training, PROBED_TOKENS, data.seed, purpose="the activation")
+            own = mlp_activation(model, layer, pairs)
         record = {"training": len(parts[0]), "validation": len(parts[1]), "layer": layer, "seed": data.seed}
         self._kept[model] = (key, InputMemory(parts[0], parts[1], own, record))
 

@@ -210,6 +210,7 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         batches=False,
         prepares="memories of what the MLP reads on running text",
         source="Huang, Shen, Zhang, Zhou, Rong, Xiong 2023, Transformer-Patcher: One Mistake Worth One Neuron",
+        encoder_decoder=True,
     ),
     MethodInfo(
         name="calinet",
@@ -219,6 +220,7 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         batches=True,
         prepares="prefix contexts",
         source="Dong, Dai, Song, Xu, Sui, Li 2022, Calibrating Factual Knowledge in Pretrained Language Models",
+        encoder_decoder=True,
     ),
     MethodInfo(
         name="ike",

@@ -28,7 +28,7 @@ from editguard.edited.key_memory import KeyMemory, earlier_keys
 from editguard.edits import EditRequest, content_id
 from editguard.errors import InvalidSettings, MethodRefused
 from editguard.methods.already_true import warn_already_true
-from editguard.methods.branch_training import refuse_missing_layers, request_pairs, supervised
+from editguard.methods.branch_training import Supervised, refuse_missing_layers, request_pairs, supervised
 from editguard.methods.input_memory import InputMemories, InputMemory
 from editguard.methods.one_by_one import one_by_one
 from editguard.methods.patch_training import PatchProblem, PatchSettings, trained_patch
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from editguard.models.language_model import LanguageModel
+    from editguard.models.scoring import Score
 
 ActivationChoice = Literal["own", "relu", "gelu", "silu"]
 """The neurons' activation; "own" is the MLP's where it is a plain one, ReLU beside a gated one."""
@@ -118,21 +119,21 @@ class TPatcher:
         activation = self._activation(model, memory)
         edited.activate()
         [score] = model.score([(request.text, request.target)])
-        wrong = [place for place, token in enumerate(score.answer_ids) if score.argmax_ids[place] != token]
+        [tokens] = supervised(model, request_pairs(model, [request]), [layer])
+        wrong = wrong_places(score, tokens)
         record: dict[str, Any] = {
             "settings": asdict(settings),
             "provenance": self.provenance,
-            "already_true": not wrong,
+            "already_true": score.exact,
             "wrong_tokens": wrong,
-            "neurons": min(len(wrong), settings.neurons),
+            "neurons": 0 if score.exact else min(len(wrong), settings.neurons),
             "activation": activation,
             "memory": dict(memory.record),
         }
-        if not wrong:
+        if score.exact:
             warn_already_true(self.name, [request.statement])
             return AppliedEdit(self.name, (request,), (), record, time.perf_counter() - started)
 
-        [tokens] = supervised(model, request_pairs(model, [request]), [layer])
         states = tokens.inputs[layer].detach().to(memory.training.dtype)
         earlier = self._earlier_states(edited, request)
         problem = PatchProblem(
@@ -198,6 +199,13 @@ class TPatcher:
                 'set `activation` in its settings, for example to "relu".'
             )
         return memory.activation
+
+
+def wrong_places(score: Score, tokens: Supervised) -> list[int]:
+    """Return which of the answer's tokens are not the likeliest, each behind the right ones; the token that closes an
+    answer, which no score counts, may be among them."""
+    likeliest = [*score.argmax_ids, *tokens.logits({}).argmax(-1).tolist()[len(score.answer_ids) :]]
+    return [place for place, token in enumerate(tokens.labels.tolist()) if likeliest[place] != token]
 
 
 def firing_rate(neurons: Neurons, states: Tensor) -> float:

@@ -1,12 +1,13 @@
 """The activation of an MLP, found by what it does, as every family's configuration names it in its own way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import torch
 from torch import Tensor
 from transformers.activations import ACT2FN
 
+from editguard.models.answer_passes import Pair, whole_answer_passes
 from editguard.models.hooks import capture, stop_after
 from editguard.models.language_model import LanguageModel
 
@@ -32,11 +33,11 @@ def fitting_activation(before: Tensor, after: Tensor) -> str | None:
     return best if errors[best] <= tolerance * max(float(wanted.abs().max()), 1.0) else None
 
 
-def mlp_activation(model: LanguageModel, layer: int, ids: Tensor) -> str | None:
+def mlp_activation(model: LanguageModel, layer: int, pairs: Sequence[Pair]) -> str | None:
     """Name of the activation between the up and the down projection of a block's MLP.
 
     Args:
-        ids: (rows, tokens), anything that the model can read.
+        pairs: anything that the model can read, in tokens.
 
     Returns: None where the MLP is gated, so that no such function is, or the function is not a known one.
     """
@@ -44,6 +45,7 @@ def mlp_activation(model: LanguageModel, layer: int, ids: Tensor) -> str | None:
     if anatomy.gate_projection(layer) is not None:
         return None
     up, down = anatomy.up_projections(layer)[0].module, anatomy.down_projection(layer).module
+    passes = whole_answer_passes(model, pairs)
     with torch.no_grad(), capture(up) as before, capture(down, "input") as after, stop_after(down, "input"):
-        model.forward(ids, torch.ones_like(ids))
+        passes.logits()
     return fitting_activation(before.value, after.value)

@@ -71,11 +71,6 @@ class FullForward:
         grid = captured.reshape(*self._ids.shape, -1)
         return grid[torch.arange(len(grid)), self._starts]
 
-    def at_reads(self, captured: Tensor) -> Tensor:
-        """Of a module's captured tensor, the vectors (reads, width) at the positions to read, in the logits' order."""
-        grid = captured.reshape(*self._ids.shape, -1)
-        return grid[self.row_of_read.to(grid.device), self._read.to(grid.device)]
-
     @contextmanager
     def added(self, module: nn.Module, vectors: Tensor) -> Iterator[None]:
         """Add vectors (rows, width) to the module's output at the rows' starts."""
@@ -129,11 +124,6 @@ class Continuation:
     def at_start(self, captured: Tensor) -> Tensor:
         """Of a module's captured tensor, the vectors (rows, width) at the rows' starts."""
         return captured.reshape(*self._shape, -1)[:, 0]
-
-    def at_reads(self, captured: Tensor) -> Tensor:
-        """Of a module's captured tensor, the vectors (reads, width) at the positions to read, in the logits' order."""
-        grid = captured.reshape(*self._shape, -1)
-        return grid[self.row_of_read.to(grid.device), self._read.to(grid.device)]
 
     @contextmanager
     def added(self, module: nn.Module, vectors: Tensor) -> Iterator[None]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from editguard.models.hooks import capture
 
 if TYPE_CHECKING:
-    from editguard.models.continuation import Passes
+    from editguard.models.answer_passes import AnswerPasses
     from editguard.models.language_model import LanguageModel
 
 
@@ -37,7 +37,7 @@ class MlpTail:
     stream: Tensor
 
     @classmethod
-    def of(cls, model: LanguageModel, passes: Passes) -> MlpTail:
+    def of(cls, model: LanguageModel, passes: AnswerPasses) -> MlpTail:
         """Run the passes once, and keep the last block at the positions that they read."""
         anatomy = model.anatomy
         layer = anatomy.layers - 1
@@ -57,7 +57,7 @@ class MlpTail:
 
     @staticmethod
     def available(model: LanguageModel) -> bool:
-        """Whether the MLP's part of the last block's output is a term of a sum (not in post-LN models)."""
+        """Whether what the last MLP puts out is a term of the block's output (not in post-LN models)."""
         return not model.anatomy.normalises_stream
 
     def logits(self, outputs: Tensor) -> Tensor:

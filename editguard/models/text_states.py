@@ -3,27 +3,24 @@
 They stand for all that a change of this MLP should leave alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from editguard.edits.request import content_id
 from editguard.errors import ModelChanged
-from editguard.models.generation import right_padded
+from editguard.models.answer_passes import Pair, whole_answer_passes
 from editguard.models.hooks import capture, stop_after
 from editguard.models.language_model import LanguageModel
-from editguard.models.running_text import corpus_digest, drawn_rows, longest_text
+from editguard.models.running_text import LONGEST_TEXT, corpus_digest, text_pairs
 from editguard.models.second_moment import Progress
 from editguard.models.tensor_cache import TensorCache
 
 CODE_VERSION: Final = 1
 """Part of every key: raised when the same input would give another result."""
-
-SKIPPED: Final = 1
-"""The first position of a text has seen nothing but itself, and is much the same in all texts: it is left out."""
 
 
 def mlp_inputs(
@@ -38,11 +35,12 @@ def mlp_inputs(
 ) -> Tensor:
     """The MLP's inputs x at tokens of running text, (states, d_model), in the model's type and on the CPU.
 
-    Every token but the first of each text; padding never enters. The pass over the texts ends at the MLP.
+    Every token at which the next one is predicted, see `text_pairs`; padding never enters. The pass over the texts ends
+    at the MLP.
 
     Args:
         model: without any edit in force.
-        layer: the block, counted from 0.
+        layer: the block, counted from 0; where there is an encoder too, the decoder's.
         texts: the corpus; drawn from in the order that the seed gives, until there are `tokens` states.
         tokens: how many states; all of the corpus is used where it holds fewer.
         cache_dir: where results are kept between runs; None keeps nothing.
@@ -56,16 +54,25 @@ def mlp_inputs(
     if model.installed or model.weights.depth:
         raise ModelChanged("the inputs of an MLP on text are those of the unedited model: take the edits back first.")
     module = model.anatomy.up_projections(layer)[0].module
-    corpus, length = list(texts), longest_text(model)
+    corpus = list(texts)
 
     def computed() -> Tensor:
-        rows = drawn_rows(model, corpus, tokens, seed, length, purpose="the memory of an MLP's inputs", skipped=SKIPPED)
-        return _collected(model, module, rows, on_progress)
+        pairs = text_pairs(model, corpus, tokens, seed, purpose="the memory of an MLP's inputs")
+        return _collected(model, module, pairs, on_progress)
 
     if cache_dir is None:
         return computed()
     cache = TensorCache(Path(cache_dir) / "mlp-inputs", "memory of MLP inputs")
-    parts = (model.fingerprint(), str(model.dtype), layer, corpus_digest(corpus), tokens, seed, length, CODE_VERSION)
+    parts = (
+        model.fingerprint(),
+        str(model.dtype),
+        layer,
+        corpus_digest(corpus),
+        tokens,
+        seed,
+        LONGEST_TEXT,
+        CODE_VERSION,
+    )
     key = content_id("mlp inputs", *parts)
     known = cache.load(key)
     if known is None:
@@ -78,26 +85,18 @@ def mlp_inputs(
     return known[0]
 
 
-def _collected(
-    model: LanguageModel, module: torch.nn.Module, rows: list[list[int]], on_progress: Progress | None
-) -> Tensor:
+def _collected(model: LanguageModel, module: nn.Module, pairs: Sequence[Pair], on_progress: Progress | None) -> Tensor:
     def states(batch: list[int]) -> Tensor:
-        ids, mask = right_padded([rows[index] for index in batch])
-        counted = mask.clone()
-        counted[:, :SKIPPED] = 0
-        wanted = counted.reshape(-1).nonzero()[:, 0]
-        with (
-            capture(module, "input", lambda x: x.reshape(mask.numel(), -1)[wanted.to(x.device)]) as captured,
-            stop_after(module, "input"),
-        ):
-            model.forward(ids, mask)
-        return captured.value.cpu()
+        passes = whole_answer_passes(model, [pairs[index] for index in batch])
+        with capture(module, "input") as captured, stop_after(module, "input"):
+            passes.logits()
+        return passes.at_reads(captured.value).cpu()
 
     found, done = list[Tensor](), 0
-    total = sum(len(row) for row in rows)
-    for batch, entering in model.batches([len(row) for row in rows], states):
+    total = sum(len(after) for _, after in pairs)
+    for _, entering in model.batches([len(before) + len(after) for before, after in pairs], states):
         found.append(entering)
-        done += sum(len(rows[index]) for index in batch)
+        done += len(entering)
         if on_progress is not None:
             on_progress(done, total)
     return torch.cat(found)

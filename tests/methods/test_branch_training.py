@@ -1,5 +1,7 @@
 """Answers as a function of added neurons: the short ways say what the whole model says."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 import zoo
@@ -11,14 +13,13 @@ from editguard.errors import MethodRefused, PromptTooLong
 from editguard.methods import branch_training
 from editguard.methods.branch_training import (
     Supervised,
-    answer_rows,
     refuse_missing_layers,
     replayed,
     request_pairs,
     supervised,
 )
 from editguard.models import LanguageModel
-from editguard.models.continuation import FullForward
+from editguard.models.answer_passes import whole_answer_passes
 
 PAIRS = (((5, 9, 20, 31, 44), (50, 61, 70)), ((11, 12, 13), (40,)), ((9,), (10, 11)), ((7, 8, 30, 31), (32, 33)))
 LABELS = [50, 61, 70, 40, 10, 11, 32, 33]
@@ -35,13 +36,14 @@ def oracle(model: LanguageModel, branches: dict[int, Neurons]) -> Tensor:
     """The logits of the answers' tokens from one whole pass a pair."""
     found = []
     for prompt, answer in PAIRS:
-        ids = torch.tensor([[*prompt, *answer]])
-        hooks = [in_force(model, layer, neurons) for layer, neurons in branches.items()]
-        for hook in hooks:
-            hook.__enter__()
-        found.append(model.logits(ids, torch.ones_like(ids))[0, len(prompt) - 1 : -1])
-        for hook in hooks:
-            hook.__exit__(None, None, None)
+        row = model.forced_row(prompt, answer[:-1])
+        ids = torch.tensor([row.stream])
+        with ExitStack() as hooks:
+            for layer, neurons in branches.items():
+                hooks.enter_context(in_force(model, layer, neurons))
+            source = model.encoded([row.source]) if row.source else None
+            states = model.forward(ids, torch.ones_like(ids), source=source).last_hidden_state[0, list(row.read)]
+        found.append(model.anatomy.unembed(states))
     return torch.cat(found)
 
 
@@ -50,12 +52,13 @@ def gradients(logits: Tensor, branches: dict[int, Neurons]) -> list[Tensor]:
     return list(torch.autograd.grad(logits.square().mean(), parts))
 
 
-@pytest.mark.parametrize("family", zoo.FAMILIES)
-@pytest.mark.parametrize("layers", [(LAST,), (1,), (1, LAST)], ids=["last", "second", "both"])
-def test_logits_and_gradients_are_those_of_whole_passes(family: str, layers: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("family", zoo.ALL)
+@pytest.mark.parametrize("from_last", [(1,), (3,), (3, 1)], ids=["last", "third last", "both"])
+def test_logits_and_gradients_are_those_of_whole_passes(family: str, from_last: tuple[int, ...]) -> None:
     close = 1e-5 if family == "gptj" else 1e-8  # its attention computes in float32 whatever the weights are
     model = zoo.tiny(family, dtype=torch.float64)
-    branches = {layer: trainable(layer) for layer in layers}
+    layers = tuple(model.anatomy.layers - number for number in from_last)
+    branches = {layer: trainable(layer, "gelu") for layer in layers}
     parts = supervised(model, PAIRS, layers)
     assert [label for part in parts for label in part.labels.tolist()] == LABELS
     found, wanted = torch.cat([part.logits(branches) for part in parts]), oracle(model, branches)
@@ -68,7 +71,7 @@ def test_logits_and_gradients_are_those_of_whole_passes(family: str, layers: tup
 @pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
 def test_inputs_are_what_the_mlp_reads_where_the_answer_is_predicted(family: str) -> None:
     model = zoo.tiny(family, dtype=torch.float64)
-    passes = FullForward(model, answer_rows(PAIRS, whole=True))
+    passes = whole_answer_passes(model, PAIRS)
     [cached], whole = supervised(model, PAIRS, (LAST,)), replayed(model, passes, PAIRS, (1, LAST))
     assert cached.inputs.keys() == {LAST}
     torch.testing.assert_close(cached.inputs[LAST], whole.inputs[LAST], rtol=1e-6, atol=1e-6)
@@ -140,12 +143,23 @@ def test_requests_become_every_wording_with_its_target() -> None:
         request_pairs(model, [request], ("so " * zoo.CONTEXT,))
 
 
-def test_only_blocks_of_the_decoder_can_get_neurons(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_an_encoder_the_closing_token_is_supervised_too() -> None:
+    model = zoo.tiny("t5")
+    request = EditRequest(prompt="The capital of {} is", subject="Velloria", target="Ines Holt")
+    [(prompt, answer)] = request_pairs(model, [request])
+    assert model.decode(prompt) == "The capital of Velloria is"
+    assert tuple(answer[-1:]) == model.closing
+    [part] = supervised(model, [(prompt, answer)], (model.anatomy.layers - 1,))
+    assert part.labels.tolist() == list(answer)
+
+
+def test_only_blocks_of_the_decoder_can_get_neurons() -> None:
     model = zoo.tiny("gpt2")
     refuse_missing_layers(model, "toy", "layers", (0, 3))
     with pytest.raises(MethodRefused, match="layer 1, 4 of tiny-gpt2, which has layers 0 to 3: set `layers`"):
         refuse_missing_layers(model, "toy", "layers", (1, 4))
-    monkeypatch.setattr(model.anatomy, "encoder_layers", 2)
-    refuse_missing_layers(model, "toy", "layers", (2, 3))
-    with pytest.raises(MethodRefused, match="the decoder's layers 2 to 3"):
-        refuse_missing_layers(model, "toy", "layers", (1,))
+    paired = zoo.tiny("t5")
+    refuse_missing_layers(paired, "toy", "layers", (2, 3, 4))
+    for beyond in (1, 5):
+        with pytest.raises(MethodRefused, match="layers 0 to 4, of which those from 2 on are the decoder's"):
+            refuse_missing_layers(paired, "toy", "layers", (beyond,))

@@ -31,7 +31,8 @@ def prepared(model: LanguageModel, texts: tuple[str, ...] = (), **settings: Any)
 
 def prepared_wide(model: LanguageModel, **settings: Any) -> CaliNet:
     """The last block of a model in which tokens are far apart."""
-    return prepared(model, **{"layers": (1,), "slots": 32, "stop_below": 0.2, **settings})
+    own = {"layers": (model.anatomy.layers - 1,), "slots": 32, "stop_below": 0.2}
+    return prepared(model, **{**own, **settings})
 
 
 def slots_of(edited: EditedModel) -> dict[int, Neurons]:
@@ -90,7 +91,7 @@ def test_the_order_of_slots_matters_only_to_rounding(facts: tuple[EditRequest, .
 # ---- the training
 
 
-@pytest.mark.parametrize("family", ["opt", "gpt2", "llama"])
+@pytest.mark.parametrize("family", ["opt", "gpt2", "llama", "t5"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_one_training_teaches_all_requests_of_a_batch(
     family: str, dtype: torch.dtype, facts: tuple[EditRequest, ...]
@@ -103,7 +104,7 @@ def test_one_training_teaches_all_requests_of_a_batch(
     assert edit.record["tokens_right"] == edit.record["tokens"]
     assert edit.record["loss_by_step"][-1] < 0.2
     assert edit.record["updates"] == len(edit.record["loss_by_step"]) - 1 < 300
-    assert {layer: len(slots) for layer, slots in slots_of(edited).items()} == {1: 32}
+    assert {layer: len(slots) for layer, slots in slots_of(edited).items()} == {model.anatomy.layers - 1: 32}
     assert all(score.exact for score in edited.score([(fact.text, fact.target) for fact in facts]))
     with edited:
         assert model.weights.digest() == before
@@ -175,6 +176,21 @@ def test_every_wording_is_trained_on(facts: tuple[EditRequest, ...], monkeypatch
     assert contexts[0] == ""
     assert seen[0] == [context + fact.text for fact in facts for context in contexts]
     assert edited.edits[0].record["wordings"] == 3
+
+
+def test_a_model_with_an_encoder_has_the_bare_wording_alone_and_its_encoder_stays(
+    facts: tuple[EditRequest, ...],
+) -> None:
+    model = zoo.wide("t5")
+    edited = prepared_wide(model).apply(EditedModel.original(model), facts)
+    assert edited.edits[0].record["wordings"] == 1
+    rows = [model.encode(fact.text) for fact in facts]
+    with torch.no_grad():
+        before = model.encoded(rows).states
+        with edited:
+            assert torch.equal(model.encoded(rows).states, before)
+    answers = edited.generate([fact.text for fact in facts], max_new_tokens=20)
+    assert [answer.text for answer in answers] == [fact.target for fact in facts]
 
 
 def test_only_the_listed_layers_get_slots(facts: tuple[EditRequest, ...]) -> None:
@@ -315,15 +331,13 @@ def test_a_training_that_breaks_down_is_refused_and_changes_nothing(facts: tuple
     model.weights.verify()
 
 
-def test_layers_that_do_not_exist_or_are_an_encoders_are_refused(
-    facts: tuple[EditRequest, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_layers_that_do_not_exist_or_are_an_encoders_are_refused(facts: tuple[EditRequest, ...]) -> None:
     model = zoo.tiny("gpt2")
     with pytest.raises(MethodRefused, match="layers 0 to 3"):
         prepared(model, layers=(2, 4))
-    monkeypatch.setattr(model.anatomy, "encoder_layers", 2)
-    with pytest.raises(MethodRefused, match="the decoder's layers 2 to 3"):
-        CaliNet(CaliNetSettings(layers=(1,))).apply(EditedModel.original(model), facts)
+    paired = zoo.tiny("t5")
+    with pytest.raises(MethodRefused, match="those from 2 on are the decoder's"):
+        CaliNet(CaliNetSettings(layers=(1, 4))).apply(EditedModel.original(paired), facts)
 
 
 def test_a_contradiction_is_refused(facts: tuple[EditRequest, ...]) -> None:

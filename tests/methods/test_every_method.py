@@ -24,10 +24,10 @@ QUICK = {
     "context_lengths": ((4, 2),),
     "demonstrations": 2,
     "shrinkage": 1e-2,
-    "layer": 1,
-    "layers": (1, 2),
+    "layer": 2,
+    "layers": (2, 3),
 }
-"""Values that make a method fast, for the settings that it has."""
+"""Values that make a method fast, for the settings that it has; the layers are a decoder's in every family."""
 
 DTYPES = (torch.float32, torch.bfloat16)
 PROMPTS = ("The capital of Velloria is", "Ines Holt", "Question: who is the mayor of Tamrin? Answer:", "Copy: red blue")
