@@ -15,6 +15,7 @@ from torch import Tensor
 
 from editguard.edited import EditedModel
 from editguard.errors import MethodRefused, MissingMaterial
+from editguard.methods.patch_training import column_major
 from editguard.models.activation import mlp_activation
 from editguard.models.running_text import corpus_digest, text_pairs
 from editguard.models.second_moment import Pace
@@ -33,7 +34,7 @@ class InputMemory:
     """The states of the unedited model at one block.
 
     Attributes:
-        training, validation: (states, d_model), at least float32.
+        training, validation: (states, d_model), at least float32, see `column_major`.
         activation: name of the MLP's own activation, None where it has none that is known.
         record: where they come from, ready for JSON.
     """
@@ -129,7 +130,8 @@ class InputMemories:
                 f"{self._method}: {name} memory of layer {layer}'s inputs, {pace(done, of)}"
             ),
         )
-        return _beside(states.to(torch.promote_types(states.dtype, torch.float32)), model, layer)
+        wide = states.to(torch.promote_types(states.dtype, torch.float32))
+        return column_major(_beside(wide, model, layer))
 
 
 def _beside(states: Tensor, model: LanguageModel, layer: int) -> Tensor:

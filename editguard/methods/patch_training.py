@@ -82,6 +82,15 @@ class TrainedPatch:
     record: Mapping[str, Any]
 
 
+def column_major(*parts: Tensor) -> Tensor:
+    """The states of all parts (states, d_model) in one tensor, laid out so that its transpose is contiguous.
+
+    A product of a few keys with many states then reads the memory in one go: on a CPU, for two to five keys, in about
+    half of the time.
+    """
+    return torch.cat([part.T for part in parts], dim=1).contiguous().T
+
+
 def initial_keys(states: Tensor) -> Tensor:
     """h / ||h||^2 for states h (neurons, d_model): with no bias each neuron's pre-activation at its own state is 1."""
     return states / states.square().sum(-1, keepdim=True)
@@ -106,20 +115,20 @@ def memory_losses(
     computed without one, and the largest again with it.
 
     Args:
-        memory: M, (states, d_model); it may be on another device than the rest.
+        memory: M, (states, d_model); it may be on another device than the rest. See `column_major`.
         keys, biases: K (neurons, d_model), b (neurons,).
         own: s, (neurons,).
     """
     with torch.no_grad():
-        there = keys.to(memory.device)
-        activations = nn.functional.linear(memory, there, biases.to(memory.device))
-        gaps = activations - own.to(memory.device)
+        there = [part.to(memory.device) for part in (keys, biases, own)]
+        activations = torch.addmm(there[1][:, None], there[0], memory.T)  # (neurons, states)
+        gaps = activations - there[2][:, None]
         count = min(top, activations.numel())
         largest = [values.flatten().topk(count).indices for values in (gaps, activations)]
 
     def again(indices: Tensor) -> tuple[Tensor, Tensor]:
-        neuron = (indices % len(keys)).to(keys.device)
-        states = memory[indices // len(keys)].to(keys.device)
+        neuron = (indices // len(memory)).to(keys.device)
+        states = memory[indices % len(memory)].to(keys.device)
         return (keys[neuron] * states).sum(-1) + biases[neuron], neuron
 
     first, neuron = again(largest[0])

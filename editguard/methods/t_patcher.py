@@ -31,7 +31,7 @@ from editguard.methods.already_true import warn_already_true
 from editguard.methods.branch_training import Supervised, refuse_missing_layers, request_pairs, supervised
 from editguard.methods.input_memory import InputMemories, InputMemory
 from editguard.methods.one_by_one import one_by_one
-from editguard.methods.patch_training import PatchProblem, PatchSettings, trained_patch
+from editguard.methods.patch_training import PatchProblem, PatchSettings, column_major, trained_patch
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Recipe
 
@@ -215,4 +215,4 @@ def firing_rate(neurons: Neurons, states: Tensor) -> float:
 
 
 def _joined(memory: Tensor, earlier: Tensor | None) -> Tensor:
-    return memory if earlier is None else torch.cat([memory, earlier.to(memory)])
+    return memory if earlier is None else column_major(memory, earlier.to(memory))

@@ -17,6 +17,7 @@ from editguard.methods.patch_training import (
     PatchProblem,
     PatchSettings,
     activation_loss,
+    column_major,
     initial_keys,
     losses,
     memory_losses,
@@ -98,6 +99,16 @@ def test_the_memory_losses_and_their_gradients_are_those_of_all_terms(
         theirs = torch.autograd.grad(other, [keys, biases], retain_graph=True, allow_unused=True)
         for a, b in zip(ours, theirs, strict=True):
             torch.testing.assert_close(a, b)
+
+
+def test_the_layout_of_a_memory_changes_where_its_numbers_are_and_nothing_else() -> None:
+    one, other = drawn(20, WIDTH), drawn(5, WIDTH, seed=1)
+    both = column_major(one, other)
+    assert torch.equal(both, torch.cat([one, other]))
+    assert both.T.is_contiguous()
+    keys, biases, own = drawn(2, WIDTH, seed=1), drawn(2, seed=2), drawn(2, seed=3)
+    plain, turned = (memory_losses(each, keys, biases, own, 3.0, -3.0, 5) for each in (both.contiguous(), both))
+    torch.testing.assert_close(plain, turned)
 
 
 @given(seed=seeds, shift=st.floats(-2, 2).filter(lambda shift: abs(shift) > 0.01))
