@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from editguard.edited import AppliedEdit, EditedModel, WeightDelta, stack_kept
+from editguard.edited import AppliedEdit, EditedModel, stack_kept
 from editguard.edits import EditRequest, first_mentions, refuse_conflicts
 from editguard.errors import MethodRefused
 from editguard.methods.already_true import already_true, warn_already_true
-from editguard.models.weights import Delta
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from editguard.models.language_model import Change
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,19 @@ class Course:
     updates: int
 
 
+Trained = tuple[Sequence["Change"], Course, dict[str, Any]]
+"""What a training leaves behind, what it did, and figures for the record."""
+
+
 def trained_on_batch(
     name: str,
     edited: EditedModel,
     requests: Sequence[EditRequest],
     settings: DataclassInstance,
     provenance: Mapping[str, str],
-    train: Callable[[Sequence[EditRequest]], tuple[Mapping[str, Delta], Course, dict[str, Any]]],
+    train: Callable[[Sequence[EditRequest]], Trained],
 ) -> EditedModel:
-    """Return `edited` with the requests trained in on top, as one weight delta; none where no step was needed.
+    """Return `edited` with the requests trained in on top, as one edit; it changes nothing where no step was needed.
 
     Identical requests count once. What is the model's answer already is trained on beside the others, which might
     undo it; where all of them are, nothing changes.
@@ -50,8 +55,8 @@ def trained_on_batch(
     Args:
         name: the method's registered name.
         settings, provenance: for the record.
-        train: what the method makes of requests, none of which repeats another, on the model as edited so far:
-            updates by parameter name, and figures for the record. It raises FloatingPointError when it breaks down.
+        train: what the method makes of requests, none of which repeats another and which may be none, on the model as
+            edited so far. It raises FloatingPointError when it breaks down.
 
     Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: the training broke
         down; then nothing has changed.
@@ -67,7 +72,7 @@ def trained_on_batch(
         edited.activate()
         true = dict(zip(unique, already_true(model, unique), strict=True))
         try:
-            deltas, course, figures = train([] if all(true.values()) else unique)
+            found, course, figures = train([] if all(true.values()) else unique)
         except FloatingPointError as failure:
             raise MethodRefused(
                 f"{name} gave up on {_named(requests)}: {failure}. Nothing was changed; use a smaller step_size, or "
@@ -89,7 +94,7 @@ def trained_on_batch(
             for position, (request, first) in enumerate(zip(requests, first_mention, strict=True))
         ],
     }
-    changes = (WeightDelta(deltas),) if course.updates else ()
+    changes = tuple(found) if course.updates else ()
     return edited.extended(AppliedEdit(name, tuple(requests), changes, record, time.perf_counter() - started))
 
 

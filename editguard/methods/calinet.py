@@ -16,9 +16,8 @@ Source: Dong, Dai, Song, Xu, Sui, Li, "Calibrating Factual Knowledge in Pretrain
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -26,11 +25,11 @@ import torch
 from torch import Tensor, nn
 from transformers.optimization import Adafactor
 
-from editguard.edited import AddedNeurons, AppliedEdit, EditedModel, stack_kept
+from editguard.edited import AddedNeurons, EditedModel
 from editguard.edited.added_neurons import Neurons
-from editguard.edits import EditRequest, content_id, first_mentions, refuse_conflicts
+from editguard.edits import EditRequest, content_id
 from editguard.errors import InvalidSettings, MethodRefused, MissingMaterial
-from editguard.methods.already_true import already_true, warn_already_true
+from editguard.methods.batch_training import Course, Trained, trained_on_batch
 from editguard.methods.branch_training import (
     Branches,
     Supervised,
@@ -138,42 +137,17 @@ class CaliNet:
         Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: no such layer, not
             prepared, or the training broke down; then nothing has changed.
         """
-        if not requests:
-            return edited
-        refuse_conflicts(requests)
-        started = time.perf_counter()
-        model, settings = edited.model, self.settings
-        refuse_missing_layers(model, self.name, "layers", settings.layers)
-        texts = self._prepared_texts(model)
-        first_mention = first_mentions(requests)
-        unique = [requests[position] for position in sorted(set(first_mention))]
-        record: dict[str, Any] = {"settings": asdict(settings), "provenance": self.provenance}
-        changes: tuple[AddedNeurons, ...] = ()
-        with stack_kept(model):
-            edited.activate()
-            true = dict(zip(unique, already_true(model, unique), strict=True))
-            if not all(true.values()):
-                contexts = self._contexts(model)
-                pairs = request_pairs(model, unique, contexts)
-                try:
-                    slots, figures = trained_slots(model, pairs, texts, settings, self._generators(unique))
-                except FloatingPointError as failure:
-                    raise MethodRefused(
-                        f"{self.name} gave up on {requests[0].statement!r} and {len(requests) - 1} more: {failure}. "
-                        "Nothing was changed; use a smaller step_size, or load the model in a wider type."
-                    ) from failure
-                changes = tuple(AddedNeurons(layer, neurons) for layer, neurons in slots.items())
-                record |= {"wordings": len(contexts), **figures}
-        warn_already_true(self.name, [request.statement for request in unique if true[request]])
-        record["requests"] = [
-            {
-                "request": request.statement,
-                "duplicate_of": first if first != position else None,
-                "already_true": true[requests[first]],
-            }
-            for position, (request, first) in enumerate(zip(requests, first_mention, strict=True))
-        ]
-        return edited.extended(AppliedEdit(self.name, tuple(requests), changes, record, time.perf_counter() - started))
+        refuse_missing_layers(edited.model, self.name, "layers", self.settings.layers)
+        texts = self._prepared_texts(edited.model)
+
+        def train(unique: Sequence[EditRequest]) -> Trained:
+            contexts = self._contexts(edited.model)
+            pairs = request_pairs(edited.model, unique, contexts)
+            slots, course, figures = trained_slots(edited.model, pairs, texts, self.settings, self._generators(unique))
+            added = [AddedNeurons(layer, neurons) for layer, neurons in slots.items()]
+            return added, course, {"wordings": len(contexts), **figures}
+
+        return trained_on_batch(self.name, edited, requests, self.settings, self.provenance, train)
 
     def _contexts(self, model: LanguageModel) -> tuple[str, ...]:
         if model.anatomy.encoder_layers:
@@ -204,16 +178,18 @@ def trained_slots(
     texts: Sequence[Pair],
     settings: CaliNetSettings,
     generators: Mapping[int, torch.Generator],
-) -> tuple[dict[int, Neurons], dict[str, Any]]:
-    """Return slots by block, without gradients, and what the training did, ready for JSON.
+) -> tuple[dict[int, Neurons], Course, dict[str, Any]]:
+    """Return slots by block, without gradients, what the training did, and diagnostics.
 
     Args:
-        pairs: prompts and targets in tokens.
+        pairs: prompts and targets in tokens; without any there are no slots.
         texts: running text whose predictions are held; none for a weight of 0.
         generators: of the initial keys, by block.
 
     Raises: FloatingPointError: the loss or a gradient is infinite or undefined.
     """
+    if not pairs:
+        return {}, Course((), 0), {}
     parts = supervised(model, pairs, settings.layers)
     held = supervised(model, texts, settings.layers)
     slots = {
@@ -239,13 +215,8 @@ def trained_slots(
             parameter.grad = gradient
         optimiser.step()  # type: ignore[no-untyped-call]
         updates += 1
-    return {layer: neurons.detached() for layer, neurons in slots.items()}, {
-        "updates": updates,
-        "loss_by_step": history,
-        "drift": found.drift if held else None,
-        "tokens": tokens,
-        "tokens_right": found.right,
-    }
+    figures = {"drift": found.drift if held else None, "tokens": tokens, "tokens_right": found.right}
+    return {layer: neurons.detached() for layer, neurons in slots.items()}, Course(tuple(history), updates), figures
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 import torch
 from torch import Tensor, nn
 
-from editguard.edited import EditedModel
+from editguard.edited import EditedModel, WeightDelta
 from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused
-from editguard.methods.batch_training import Course, descend, trained_on_batch
+from editguard.methods.batch_training import Course, Trained, descend, trained_on_batch
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Published, Recipe
 from editguard.models.answer_passes import AnswerPasses, Pair, answer_passes
@@ -268,9 +268,10 @@ class FineTuning(ABC):
         """
         matrix = _matrix(edited.model, self.settings.layer, self.name)
 
-        def train(unique: Sequence[EditRequest]) -> tuple[dict[str, Delta], Course, dict[str, Any]]:
+        def train(unique: Sequence[EditRequest]) -> Trained:
             data = examples(edited.model, unique, self.settings.loss_position)
-            return fine_tuned(edited.model, matrix, data, self.settings)
+            deltas, course, figures = fine_tuned(edited.model, matrix, data, self.settings)
+            return [WeightDelta(deltas)], course, figures
 
         return trained_on_batch(self.name, edited, requests, self.settings, self.provenance, train)
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 import torch
 
-from editguard.edited import EditedModel
+from editguard.edited import EditedModel, WeightDelta
 from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused
-from editguard.methods.batch_training import Course, descend, trained_on_batch
+from editguard.methods.batch_training import Course, Trained, descend, trained_on_batch
 from editguard.methods.fine_tuning import batch_losses, examples
 from editguard.methods.protocol import Preparation
 from editguard.methods.residual_spreading import frobenius
@@ -135,8 +135,9 @@ class Lora:
         """
         matrices = adapted_matrices(edited.model, self.settings)
 
-        def train(unique: Sequence[EditRequest]) -> tuple[dict[str, Delta], Course, dict[str, Any]]:
-            return trained_adapters(edited.model, matrices, unique, self.settings)
+        def train(unique: Sequence[EditRequest]) -> Trained:
+            deltas, course, figures = trained_adapters(edited.model, matrices, unique, self.settings)
+            return [WeightDelta(deltas)], course, figures
 
         return trained_on_batch(self.name, edited, requests, self.settings, self.provenance, train)
 

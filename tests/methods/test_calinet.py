@@ -102,8 +102,8 @@ def test_one_training_teaches_all_requests_of_a_batch(
     [edit] = edited.edits
     assert edit.requests == facts
     assert edit.record["tokens_right"] == edit.record["tokens"]
-    assert edit.record["loss_by_step"][-1] < 0.2
-    assert edit.record["updates"] == len(edit.record["loss_by_step"]) - 1 < 300
+    assert edit.record["loss_by_epoch"][-1] < 0.2
+    assert edit.record["updates"] == len(edit.record["loss_by_epoch"]) - 1 < 300
     assert {layer: len(slots) for layer, slots in slots_of(edited).items()} == {model.anatomy.layers - 1: 32}
     assert all(score.exact for score in edited.score([(fact.text, fact.target) for fact in facts]))
     with edited:
@@ -126,9 +126,9 @@ def test_as_many_separable_states_as_slots_can_be_memorised() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calinet, "supervised", lambda _model, pairs, _layers: [part] if pairs else [])
         given = CaliNetSettings(layers=(0,), slots=width, steps=2000, stop_below=1e-3)
-        _, record = trained_slots(zoo.tiny("gpt2"), [((1,), (2,))], [], given, generators(0))
-    assert record["tokens_right"] == width
-    assert record["loss_by_step"][-1] < 1e-3
+        _, course, figures = trained_slots(zoo.tiny("gpt2"), [((1,), (2,))], [], given, generators(0))
+    assert figures["tokens_right"] == width
+    assert course.loss_by_epoch[-1] < 1e-3
 
 
 def test_the_first_step_moves_values_alone_by_the_step_size(facts: tuple[EditRequest, ...]) -> None:
@@ -150,11 +150,11 @@ def test_a_step_is_the_gradient_of_the_mean_over_all_tokens(facts: tuple[EditReq
     for batch_size in (32, 1):
         model = zoo.tiny("gpt2", dtype=torch.float64, batch_size=batch_size)
         given = CaliNetSettings(layers=(LAST,), slots=8, steps=4)
-        slots, record = trained_slots(model, request_pairs(model, facts), [], given, generators(LAST))
-        found.append((slots[LAST], record["loss_by_step"]))
+        slots, course, _ = trained_slots(model, request_pairs(model, facts), [], given, generators(LAST))
+        found.append((slots[LAST], course.loss_by_epoch))
         scores = model.score([(fact.text, fact.target) for fact in facts])
         nll = -sum(map(sum, (score.log_probs for score in scores))) / sum(len(score.answer_ids) for score in scores)
-        assert record["loss_by_step"][0] == pytest.approx(nll, rel=1e-6)
+        assert course.loss_by_epoch[0] == pytest.approx(nll, rel=1e-6)
     torch.testing.assert_close(found[0][0].values, found[1][0].values, rtol=1e-6, atol=1e-9)
     assert found[0][1] == pytest.approx(found[1][1])
 
@@ -239,7 +239,7 @@ def test_training_ends_as_soon_as_all_is_right_and_likely(facts: tuple[EditReque
     )
     assert loose["updates"] < strict["updates"]
     assert loose["tokens_right"] == loose["tokens"]
-    assert strict["loss_by_step"][-1] < 0.2 <= strict["loss_by_step"][-2]
+    assert strict["loss_by_epoch"][-1] < 0.2 <= strict["loss_by_epoch"][-2]
     few = prepared_wide(model, steps=2).apply(original, facts).edits[0].record
     assert few["updates"] == 2
 
