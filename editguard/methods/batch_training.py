@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,6 +39,78 @@ Trained = tuple[Sequence["Change"], Course, dict[str, Any]]
 """What a training leaves behind, what it did, and figures for the record."""
 
 
+@dataclass(frozen=True)
+class BatchOutcome:
+    """What a method made of a batch.
+
+    Attributes:
+        changes: what it leaves behind; nothing where nothing was to do.
+        figures: for the record.
+        by_request: further figures for the record's lines, by the request they belong to.
+    """
+
+    changes: tuple[Change, ...]
+    figures: Mapping[str, Any]
+    by_request: Mapping[EditRequest, Mapping[str, Any]] = field(default_factory=dict)
+
+
+def edited_as_batch(
+    name: str,
+    edited: EditedModel,
+    requests: Sequence[EditRequest],
+    settings: DataclassInstance,
+    provenance: Mapping[str, str],
+    edit: Callable[[Mapping[EditRequest, bool]], BatchOutcome],
+) -> EditedModel:
+    """Return `edited` with what a method makes of the requests, all of them together, as one applied edit on top.
+
+    Identical requests count once, and those that are the model's answer already are reported.
+
+    Args:
+        name: the method's registered name.
+        settings, provenance: for the record.
+        edit: gets the requests, none of which repeats another, in their order, each with whether it is true already;
+            the model is as edited so far. It raises FloatingPointError when it breaks down.
+
+    Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: the edit broke down; then
+        nothing has changed.
+    """
+    if not requests:
+        return edited
+    refuse_conflicts(requests)
+    started = time.perf_counter()
+    model = edited.model
+    first_mention = first_mentions(requests)
+    unique = [requests[position] for position in sorted(set(first_mention))]
+    with stack_kept(model):
+        edited.activate()
+        true = dict(zip(unique, already_true(model, unique), strict=True))
+        try:
+            outcome = edit(true)
+        except FloatingPointError as failure:
+            raise MethodRefused(
+                f"{name} gave up on {_named(requests)}: {failure}. Nothing was changed; use a smaller step_size, or "
+                "load the model in a wider type."
+            ) from failure
+    warn_already_true(name, [request.statement for request in unique if true[request]])
+    record = {
+        **outcome.figures,
+        "settings": asdict(settings),
+        "provenance": dict(provenance),
+        "requests": [
+            {
+                "request": request.statement,
+                "duplicate_of": first if first != position else None,
+                "already_true": true[requests[first]],
+                **outcome.by_request.get(requests[first], {}),
+            }
+            for position, (request, first) in enumerate(zip(requests, first_mention, strict=True))
+        ],
+    }
+    seconds = time.perf_counter() - started
+    return edited.extended(AppliedEdit(name, tuple(requests), outcome.changes, record, seconds))
+
+
 def trained_on_batch(
     name: str,
     edited: EditedModel,
@@ -61,41 +133,15 @@ def trained_on_batch(
     Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: the training broke
         down; then nothing has changed.
     """
-    if not requests:
-        return edited
-    refuse_conflicts(requests)
-    started = time.perf_counter()
-    model = edited.model
-    first_mention = first_mentions(requests)
-    unique = [requests[position] for position in sorted(set(first_mention))]
-    with stack_kept(model):
-        edited.activate()
-        true = dict(zip(unique, already_true(model, unique), strict=True))
-        try:
-            found, course, figures = train([] if all(true.values()) else unique)
-        except FloatingPointError as failure:
-            raise MethodRefused(
-                f"{name} gave up on {_named(requests)}: {failure}. Nothing was changed; use a smaller step_size, or "
-                "load the model in a wider type."
-            ) from failure
-    warn_already_true(name, [request.statement for request in unique if true[request]])
-    record = {
-        "loss_by_epoch": list(course.loss_by_epoch),
-        "updates": course.updates,
-        **figures,
-        "settings": asdict(settings),
-        "provenance": dict(provenance),
-        "requests": [
-            {
-                "request": request.statement,
-                "duplicate_of": first if first != position else None,
-                "already_true": true[requests[first]],
-            }
-            for position, (request, first) in enumerate(zip(requests, first_mention, strict=True))
-        ],
-    }
-    changes = tuple(found) if course.updates else ()
-    return edited.extended(AppliedEdit(name, tuple(requests), changes, record, time.perf_counter() - started))
+
+    def edit(true: Mapping[EditRequest, bool]) -> BatchOutcome:
+        found, course, figures = train([] if all(true.values()) else list(true))
+        changes = tuple(found) if course.updates else ()
+        return BatchOutcome(
+            changes, {"loss_by_epoch": list(course.loss_by_epoch), "updates": course.updates, **figures}
+        )
+
+    return edited_as_batch(name, edited, requests, settings, provenance, edit)
 
 
 def descend(

@@ -223,6 +223,27 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         encoder_decoder=True,
     ),
     MethodInfo(
+        name="grace",
+        target="editguard.methods.grace:Grace",
+        family="added-parameters",
+        changes="a codebook at one matrix: a key, a value and a radius per request; no weight",
+        batches=True,
+        prepares="nothing; texts where the radius is calibrated",
+        encoder_decoder=True,
+        source="Hartvigsen, Sankaranarayanan, Palangi, Kim, Ghassemi 2023, Aging with GRACE: Lifelong Model Editing "
+        "with Discrete Key-Value Adaptors",
+    ),
+    MethodInfo(
+        name="wise",
+        target="editguard.methods.wise:Wise",
+        family="added-parameters",
+        changes="sparse copies of one matrix beside it, for the prompts that stir them; no weight",
+        batches=False,
+        prepares="prefix contexts; out-of-scope prompts from texts",
+        source="Wang, Li, Zhang et al. 2024, WISE: Rethinking the Knowledge Memory for Lifelong Model Editing of Large "
+        "Language Models",
+    ),
+    MethodInfo(
         name="ike",
         target="editguard.methods.in_context:InContextEditing",
         family="memory-based",

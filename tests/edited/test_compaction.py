@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from editguard.edited import AppliedEdit, EditedModel, PromptMemory, WeightDelta
 from editguard.edited.compaction import compacted, merged
+from editguard.edited.side_memory import Memory, SideMemory, Support
 from editguard.edits import EditRequest
 from editguard.models import LanguageModel
 from editguard.models.weights import Delta, Dense, LowRank, Masked, Total
@@ -155,3 +156,34 @@ def test_fine_tuning_in_sequence_keeps_its_checkpoints() -> None:
     for number, state in states.items():
         assert digest(state) == digest(chain.prefix(number))
     assert matrices_held(*states.values()) == 2
+
+
+def test_of_side_memories_in_a_row_only_the_newest_is_held_and_kept_states_answer_as_before() -> None:
+    model = zoo.tiny("gpt2")
+    matrix = model.anatomy.down_projection(2)
+    support = Support.drawn(matrix.shape, 0.2, 0)
+    count = int(support.kept().sum())
+
+    def side(seed: int) -> AppliedEdit:
+        values = torch.randn(count, generator=torch.Generator().manual_seed(seed))
+        memory = SideMemory(matrix, (), Memory(support, values, 0.0), edits=seed, shards=1)
+        return AppliedEdit("side", (FACT,), (memory,), {"seed": seed}, 0.5)
+
+    def answers(edited: EditedModel) -> object:
+        return edited.score([("The capital of Velloria is", "Oskar")])
+
+    chain = EditedModel(model, [side(1), side(2), edit(model, "dense", 0), side(3), side(4), side(5)])
+    wanted = {number: answers(chain.prefix(number)) for number in range(7)}
+    assert len({str(each) for each in wanted.values()}) == 7
+    states = compacted(chain, {0, 2, 4, 6})
+    for number in (6, 2, 0, 4):
+        assert answers(states[number]) == wanted[number]
+        assert states[number].requests == chain.prefix(number).requests
+    assert [len(states[number].changes) for number in (0, 2, 4, 6)] == [0, 1, 3, 4]
+    one_by_one = EditedModel.original(model)
+    for applied in (side(number) for number in range(1, 6)):
+        one_by_one = merged(one_by_one.extended(applied), since=0)
+    assert len(one_by_one.changes) == 1
+    assert [line["seed"] for line in one_by_one.edits[0].record["merged"]] == [1, 2, 3, 4, 5]
+    assert answers(one_by_one) == answers(EditedModel(model, [side(5)]))
+    EditedModel.original(model).activate()
