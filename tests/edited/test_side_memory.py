@@ -95,6 +95,16 @@ def test_no_difference_adds_no_bit() -> None:
         assert same.dtype == dtype
 
 
+def test_in_half_precision_the_sum_is_rounded_once() -> None:
+    """Neither the difference nor what it says of an input loses the bits that a weight of that type has no room for."""
+    generator = torch.Generator().manual_seed(0)
+    output, entering = (torch.randn(64, width, generator=generator).bfloat16() for width in (32, 40))
+    difference = 0.1 * torch.randn(32, 40, generator=generator)
+    found = with_difference(output, entering, difference)
+    wanted = (output.double() + entering.double() @ difference.double().T).bfloat16()
+    assert (found == wanted).double().mean() > 0.99
+
+
 # ---- in force
 
 
