@@ -16,8 +16,7 @@ from tabulate import tabulate
 
 from editguard.models import load_model
 from editguard.probes import distracting
-from editguard.probes.pocket import PEOPLE_RELATIONS, pocket_cases
-from editguard.study.command import INVERTIBLE
+from editguard.probes.pocket import INVERTIBLE, PEOPLE_RELATIONS, pocket_cases
 
 
 def main() -> None:

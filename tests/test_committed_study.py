@@ -8,8 +8,14 @@ import pytest
 
 from editguard.methods.registry import create, methods
 from editguard.models import load_model
-from editguard.probes.pocket import PEOPLE_RELATIONS, pocket_cases, pocket_demonstrations, pocket_tasks, pocket_texts
-from editguard.study.command import INVERTIBLE
+from editguard.probes.pocket import (
+    INVERTIBLE,
+    PEOPLE_RELATIONS,
+    pocket_cases,
+    pocket_demonstrations,
+    pocket_tasks,
+    pocket_texts,
+)
 from editguard.study.plan import Plan
 from editguard.study.running import Materials, header
 

@@ -40,6 +40,7 @@ class MethodInfo:
         source: citation.
         encoder_decoder: whether it edits models with an encoder too; where not, it refuses them.
         default: whether the method belongs to the default set.
+        trains: whether it trains an editor from edit cases before its first edit; `editguard train` does that too.
     """
 
     name: str
@@ -51,6 +52,7 @@ class MethodInfo:
     source: str
     encoder_decoder: bool = False
     default: bool = False
+    trains: bool = False
 
     def load(self) -> type[EditMethod]:
         """Import and return the class.
@@ -193,6 +195,26 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         source="Ma et al. 2025, Perturbation-Restrained Sequential Model Editing",
     ),
     MethodInfo(
+        name="ke",
+        target="editguard.methods.ke:Ke",
+        family="meta-learning",
+        changes="the MLP matrices of the last blocks, low-rank, as a trained network gates the edit's gradient",
+        batches=False,
+        prepares="an editor trained on edit cases with rephrases and facts that should stay",
+        source="De Cao, Aziz, Titov 2021, Editing Factual Knowledge in Language Models",
+        trains=True,
+    ),
+    MethodInfo(
+        name="mend",
+        target="editguard.methods.mend:Mend",
+        family="meta-learning",
+        changes="the MLP matrices of the last blocks, low-rank, as a trained network transforms the edit's gradient",
+        batches=True,
+        prepares="an editor trained on edit cases with rephrases and facts that should stay",
+        source="Mitchell, Lin, Bosselut, Finn, Manning 2022, Fast Model Editing at Scale",
+        trains=True,
+    ),
+    MethodInfo(
         name="lora",
         target="editguard.methods.lora:Lora",
         family="added-parameters",
@@ -319,4 +341,5 @@ def _described(point: EntryPoint) -> MethodInfo:
         prepares=getattr(thing, "prepares", "not stated"),
         source=getattr(thing, "source", summary or "not stated"),
         encoder_decoder=getattr(thing, "encoder_decoder", False),
+        trains=callable(getattr(thing, "train", None)),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import cache, lru_cache
 from itertools import cycle
 from typing import TYPE_CHECKING, Final
 
@@ -26,6 +27,18 @@ if TYPE_CHECKING:
 
 PEOPLE_RELATIONS: Final = ("born_in", "educated_at", "works_for", "occupation", "plays", "speaks")
 """Relations of people that an edit may change freely: none has an inverse."""
+INVERTIBLE: Final = ("spouse", "mayor", "ceo", "rector", "capital")
+"""Relations that are asked from the other side too; without them no edit has a reverse."""
+EVALUATED: Final[tuple[tuple[int, int, tuple[str, ...]], ...]] = (
+    (1_000, 0, (*PEOPLE_RELATIONS, *INVERTIBLE)),
+    (20, 1, PEOPLE_RELATIONS),
+    (59, 2, PEOPLE_RELATIONS),
+)
+"""(count, seed, relations) of the cases that the study and the suites of this project draw."""
+EVALUATED_BY_NAME: Final = ("Ostund Wimock", "Lumell Praxov")
+"""People whom the suites edit besides."""
+TRAINING_RELATIONS: Final = (*PEOPLE_RELATIONS, "spouse")
+TRAINING_CASES: Final = 2_000
 KINDS_OF_HOPS: Final = {2: "one_hop", 3: "two_hop"}
 
 
@@ -117,6 +130,67 @@ def pocket_cases(
         pocket_case(fact.subject, fact.relation, world=world, seed=seed, neighbours=neighbours, exclude=edited)
         for fact in chosen
     )
+
+
+@cache
+def pocket_training_subjects() -> frozenset[str]:
+    """Return the people of the embedded model's world that trained editors may learn from.
+
+    They are the people that neither the study nor a suite of this project edits: always the same ones, whatever is
+    evaluated, because a trained editor is kept for the model. Leave them out of other evaluations:
+    `pocket_cases(..., exclude=pocket_training_subjects())`. As unedited neighbours they may be asked about anywhere.
+    """
+    world = default_world()
+    edited = {
+        fact.subject
+        for count, seed, relations in EVALUATED
+        for fact in _different_subjects(world, relations, stream("pocket cases", seed), count, frozenset())
+    }
+    return frozenset(person.name for person in world.people) - edited - set(EVALUATED_BY_NAME)
+
+
+@lru_cache(maxsize=2)
+def pocket_training_cases(
+    count: int = TRAINING_CASES, seed: int = 0, *, exclude: frozenset[str] = frozenset()
+) -> tuple[EditCase, ...]:
+    """Edits for editors that are trained, about people that nothing else edits (`pocket_training_subjects`).
+
+    A person may have several, each of another relation. Rephrases are in all wordings but the one that nobody is
+    trained in; what should stay are other facts about the person, and facts about other training subjects alone. A new
+    spouse is a training subject too.
+
+    Args:
+        count: how many; fewer where the world has no more facts of these people.
+        seed: another seed draws other facts and targets.
+        exclude: subjects to leave out altogether.
+    """
+    world = default_world()
+    allowed = pocket_training_subjects() - exclude
+    kept = frozenset(person.name for person in world.people) - allowed
+    facts = [fact for name in TRAINING_RELATIONS for fact in world.of_relation(name) if fact.subject in allowed]
+    rng = stream("pocket training cases", seed)
+    rng.shuffle(facts)
+    cases = []
+    for fact in facts[:count]:
+        among = [
+            name
+            for name in world.objects(fact.relation)
+            if name not in (fact.subject, fact.object) and name not in kept
+        ]
+        request = EditRequest(
+            prompt=world.relations[fact.relation].statements[0].text,
+            subject=fact.subject,
+            target=rng.choice(among),
+            previous=fact.object,
+            relation=fact.relation,
+        )
+        changed = kept | {fact.subject, fact.object, request.target}
+        probes = (
+            *_rephrases(world, request, fact.relation),
+            *_locality(world, request, fact.relation, rng, 3, changed),
+        )
+        cases.append(EditCase(request=request, probes=probes, label=f"{fact.subject}: {fact.relation}"))
+    return tuple(cases)
 
 
 def pocket_tasks(per_task: int = 20, seed: int = 0, *, world: World | None = None) -> tuple[Probe, ...]:

@@ -95,13 +95,9 @@ def _cases(options: argparse.Namespace, needed: int) -> tuple[EditCase, ...]:
         return load_cases(options.cases)[: options.limit]
     if options.model not in MODEL_NAMES:
         raise ConfigurationError(f"give the edit cases of {options.model} with --cases FILE, one JSON object per line.")
-    from editguard.probes.pocket import PEOPLE_RELATIONS, pocket_cases
+    from editguard.probes.pocket import INVERTIBLE, PEOPLE_RELATIONS, pocket_cases
 
     return pocket_cases(options.limit or needed, options.seed, relations=(*PEOPLE_RELATIONS, *INVERTIBLE))
-
-
-INVERTIBLE: Final = ("spouse", "mayor", "ceo", "rector", "capital")
-"""Relations of the embedded world that are asked from the other side too; without them no edit has a reverse."""
 
 
 def _materials(options: argparse.Namespace, cases: Sequence[EditCase]) -> Materials:

@@ -1,0 +1,259 @@
+"""The trained editors of a method, one for each model: found, loaded or trained, and refused for any other model.
+
+An editor is looked for in the file that the settings name; in the model's own folder (`editors/NAME.safetensors`),
+where it must be for this very model, these settings and, where training cases are given, these cases; and in the cache,
+under a key of all that determines it. Otherwise it is trained. What goes on from a checkpoint, is trained anew or is
+loaded has the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from editguard.edited import EditedModel
+from editguard.errors import MethodRefused
+from editguard.methods.editor_examples import Draws, EditorExample, editor_examples, split, training_digest
+from editguard.methods.editor_store import EditorFiles, Identity, load_editor
+from editguard.methods.editor_training import Trainee, train
+from editguard.methods.gradient_editors import GradientEditorSettings, edited_matrices
+from editguard.methods.protocol import Preparation
+from editguard.methods.settings import shape_of
+
+if TYPE_CHECKING:
+    from editguard.edits import EditCase
+    from editguard.models.anatomy import Matrix
+    from editguard.models.language_model import LanguageModel
+
+FOLDER: Final = "editors"
+"""Of trained editors, in a model's folder and in the cache."""
+
+_Editor = TypeVar("_Editor", bound=nn.Module)
+Matrices = Mapping[int, Sequence["Matrix"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Ready(Generic[_Editor]):
+    """An editor that can edit one model.
+
+    Attributes:
+        editor: on the device of the edited matrices, without gradients.
+        matrices: by layer.
+        record: what an edit's record says of the editor.
+    """
+
+    editor: _Editor
+    matrices: Matrices
+    record: Mapping[str, Any]
+
+
+class TrainedEditors(Generic[_Editor]):
+    """The editors of one instance of a method.
+
+    Args:
+        method: registered name.
+        code: version of the method's training.
+        settings: of the method.
+        build: (model, matrices, seed) -> an untrained editor on the CPU.
+        trainee: (model, matrices, editor, training draws, validation draws) -> what the job trains.
+        completed: what else the examples need of the model, such as the answers before the edit.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        code: int,
+        settings: GradientEditorSettings,
+        *,
+        build: Callable[[LanguageModel, Matrices, int], _Editor],
+        trainee: Callable[[LanguageModel, Matrices, _Editor, Draws, Draws], Trainee],
+        completed: Callable[[LanguageModel, Sequence[EditorExample]], Sequence[EditorExample]] = lambda _, found: found,
+    ) -> None:
+        self._method, self._code, self._settings = method, code, settings
+        self._build, self._trainee, self._completed = build, trainee, completed
+        self._kept: WeakKeyDictionary[LanguageModel, tuple[tuple[str, int], Ready[_Editor]]] = WeakKeyDictionary()
+
+    def prepare(self, model: LanguageModel, data: Preparation) -> None:
+        """Find the model's editor, or train it; nothing happens when that was done with the same data and seed.
+
+        Raises: MissingMaterial: there is no editor, and nothing to train one from. MethodRefused: the model lacks a
+            layer, the named editor is another model's, or the training diverged. CacheError: a file is damaged.
+        """
+        matrices = self._matrices(model)
+        cases = tuple(data.training)
+        asked = (training_digest(cases), data.seed)
+        if model in self._kept and (self._kept[model][0] == asked or not cases):
+            return
+        identity = self._identity(model, matrices, *asked)
+        found = self._named(identity) or self._of_the_model(model, identity, data, trained_from_cases=bool(cases))
+        if found is None:
+            found = self._trained(model, matrices, identity, cases, data, self._files(identity, data))
+        self._kept[model] = (asked, self._ready(model, matrices, *found))
+
+    def train(self, model: LanguageModel, data: Preparation, folder: Path | None) -> Path | None:
+        """Train the editor, or go on with it, and return where it is; an earlier result with the same data is kept.
+
+        Args:
+            folder: where it goes, under the method's name; None is the cache, under its key.
+
+        Raises: as `prepare`.
+        """
+        matrices = self._matrices(model)
+        cases = tuple(data.training)
+        identity = self._identity(model, matrices, training_digest(cases), data.seed)
+        files = EditorFiles(folder, self._method) if folder is not None else self._files(identity, data)
+        state, plain = self._trained(model, matrices, identity, cases, data, files)
+        self._kept[model] = ((identity.data, identity.seed), self._ready(model, matrices, state, plain))
+        return files.editor if files is not None else None
+
+    def of(self, model: LanguageModel) -> Ready[_Editor]:
+        """Return the model's editor.
+
+        Raises: MethodRefused: nothing was prepared for this model.
+        """
+        if model not in self._kept:
+            raise MethodRefused(
+                f"{self._method} was not prepared for this model: call prepare(model, Preparation(training=...)) first."
+            )
+        return self._kept[model][1]
+
+    # ---- where an editor comes from
+
+    def _named(self, identity: Identity) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The editor of the file that the settings name."""
+        if self._settings.editor is None:
+            return None
+        path = Path(self._settings.editor).expanduser()
+        state, plain = load_editor(path)
+        if (difference := identity.difference(plain, ignoring=("data", "seed"))) is not None:
+            raise MethodRefused(f"{self._method} cannot use the trained editor {path}: {difference}.")
+        return state, plain
+
+    def _of_the_model(
+        self, model: LanguageModel, identity: Identity, data: Preparation, *, trained_from_cases: bool
+    ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The editor in the model's own folder, if it is one for this model, these settings and these cases."""
+        folder = shape_of(model).directory
+        path = EditorFiles(folder / FOLDER, self._method).editor if folder is not None else None
+        if path is None or not path.is_file():
+            return None
+        state, plain = load_editor(path)
+        difference = identity.difference(plain, ignoring=("seed",) if trained_from_cases else ("data", "seed"))
+        if difference is not None:
+            data.on_progress(f"{self._method}: the editor {path} is not used: {difference}")
+            return None
+        return state, plain
+
+    def _files(self, identity: Identity, data: Preparation) -> EditorFiles | None:
+        if data.cache_dir is None:
+            return None
+        return EditorFiles(data.cache_dir / FOLDER, f"{self._method}-{identity.key}")
+
+    def _trained(
+        self,
+        model: LanguageModel,
+        matrices: Matrices,
+        identity: Identity,
+        cases: Sequence[EditCase],
+        data: Preparation,
+        files: EditorFiles | None,
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The finished editor of the files, or a trained one."""
+        if files is None:
+            return self._run(model, matrices, identity, cases, data, None), identity.plain
+        with files.lock():
+            if files.editor.is_file():
+                state, plain = load_editor(files.editor)
+                if (difference := identity.difference(plain)) is not None:
+                    raise MethodRefused(
+                        f"{files.editor} holds another editor: {difference}. Choose another folder, or remove it."
+                    )
+                return state, plain
+            return self._run(model, matrices, identity, cases, data, files), identity.plain
+
+    def _run(
+        self,
+        model: LanguageModel,
+        matrices: Matrices,
+        identity: Identity,
+        cases: Sequence[EditCase],
+        data: Preparation,
+        files: EditorFiles | None,
+    ) -> dict[str, Tensor]:
+        with EditedModel.original(model):
+            usable, left_out = editor_examples(model, self._method, cases)
+            learnt, held_out = split(self._completed(model, usable), self._method)
+            draws = {
+                name: Draws(chosen, locality=self._settings.locality_examples, seed=data.seed)
+                for name, chosen in (("train", learnt), ("validation", held_out))
+            }
+            data.on_progress(
+                f"{self._method}: training an editor for {model.name} on {len(learnt)} edits, in at most "
+                f"{self._settings.steps} steps" + (f"; it is kept in {files.editor}" if files is not None else "")
+            )
+            editor = self._build(model, matrices, data.seed).to(_device(matrices))
+            trainee = self._trainee(model, matrices, editor, draws["train"], draws["validation"])
+            trained = train(trainee, self._settings, files=files, told=data.on_progress)
+        state = {name: _stored(tensor, self._settings.stored_type) for name, tensor in trained.state.items()}
+        if files is not None:
+            record = {
+                "examples": {"trained": len(learnt), "validation": len(held_out), "without_rephrase": left_out},
+                "environment": {
+                    "torch": torch.__version__,
+                    "device": model.device.type,
+                    "dtype": str(model.dtype),
+                    "threads": torch.get_num_threads(),
+                },
+                **trained.record,
+            }
+            files.store(identity, state, record)
+        return state
+
+    # ---- details
+
+    def _matrices(self, model: LanguageModel) -> Matrices:
+        return edited_matrices(model, self._method, self._settings)
+
+    def _identity(self, model: LanguageModel, matrices: Matrices, data: str, seed: int) -> Identity:
+        settings = asdict(self._settings)
+        del settings["editor"]
+        return Identity(
+            method=self._method,
+            code=self._code,
+            model=model.fingerprint(),
+            matrices={matrix.name: matrix.shape for of_layer in matrices.values() for matrix in of_layer},
+            settings=settings,
+            data=data,
+            seed=seed,
+        )
+
+    def _ready(
+        self, model: LanguageModel, matrices: Matrices, state: Mapping[str, Tensor], plain: Mapping[str, Any]
+    ) -> Ready[_Editor]:
+        editor = self._build(model, matrices, plain["seed"])
+        try:
+            editor.load_state_dict(dict(state))
+        except RuntimeError as failure:
+            raise MethodRefused(
+                f"{self._method}: the trained editor does not have the shapes that the settings ask for: {failure}"
+            ) from failure
+        editor.requires_grad_(False).to(_device(matrices))
+        known = ("data", "seed")
+        return Ready(editor, matrices, {"model": plain["model"], **{name: plain[name] for name in known}})
+
+
+def _device(matrices: Matrices) -> torch.device:
+    return next(matrix.parameter.device for of_layer in matrices.values() for matrix in of_layer)
+
+
+def _stored(tensor: Tensor, kind: str) -> Tensor:
+    """The tensor as it is kept: matrices in the number type that was chosen, statistics and vectors as they are."""
+    kept = tensor.detach().cpu()
+    chosen: torch.dtype = getattr(torch, kind)
+    return kept.to(chosen) if kept.ndim >= 2 and kept.is_floating_point() else kept.clone()
