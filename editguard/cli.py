@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from editguard import __version__, trace_command
+from editguard import __version__, trace_command, train_command
 from editguard.errors import ConfigurationError, EditguardError
 from editguard.study.options import add_arguments as add_study_arguments
 
@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_init(Path(options.directory)))
         elif options.command == "trace":
             print(trace_command.run(options))
+        elif options.command == "train":
+            return train_command.run(options)
         elif options.command == "study":
             from editguard.study.command import execute
 
@@ -92,6 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="write a first suite and its configuration into a directory")
     init.add_argument("directory")
     trace_command.add_parser(commands)
+    train_command.add_parser(commands)
     study = commands.add_parser("study", help="compare methods on one model and data set")
     add_study_arguments(study)
     return parser
@@ -121,6 +124,7 @@ def _described(info: MethodInfo, width: int) -> str:
         "models": "decoders, and encoders with a decoder" if info.encoder_decoder else "decoders alone",
         "prepares": info.prepares,
         "source": info.source,
+        **({"trains": f"yes: editguard train {info.name}"} if info.trains else {}),
     }
     return "\n".join(
         [

@@ -22,6 +22,7 @@ LAYERS = {
     "report": 9,
     "pytest_plugin": 10,
     "trace_command": 10,
+    "train_command": 10,
     "cli": 11,
     "__init__": 12,
 }

@@ -92,8 +92,8 @@ _WORDS: Final = {
 class EditorFiles:
     """The files of one editor in a folder: NAME.safetensors, NAME.json and, while it is trained, NAME.unfinished."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.folder, self.name = folder, name
+    def __init__(self, folder: Path, name: str, identity: Identity) -> None:
+        self.folder, self.name, self.identity = folder, name, identity
 
     def __str__(self) -> str:
         return str(self._unfinished)
@@ -107,14 +107,25 @@ class EditorFiles:
     def _unfinished(self) -> Path:
         return self.folder / f"{self.name}.unfinished"
 
-    def store(self, identity: Identity, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
+    def load(self) -> dict[str, Tensor] | None:
+        """Return the state of the finished editor; None without one.
+
+        Raises: CacheError: it is damaged, or another editor.
+        """
+        if not self.editor.is_file():
+            return None
+        state, found = load_editor(self.editor)
+        self._refuse_another(self.editor, found)
+        return state
+
+    def store(self, state: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
         """Write a trained editor and its record, and forget the checkpoint.
 
         Raises: CacheError: they cannot be written.
         """
-        text = json.dumps({"identity": identity.plain, **record}, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps({"identity": self.identity.plain, **record}, indent=1, ensure_ascii=False) + "\n"
         write_atomically(self.folder / f"{self.name}.json", text)
-        write_atomically(self.editor, _packed(state, identity.plain))
+        write_atomically(self.editor, _packed(state, self.identity.plain))
         with suppress(OSError):
             self._unfinished.unlink(missing_ok=True)
 
@@ -123,16 +134,18 @@ class EditorFiles:
 
         Raises: CacheError: it cannot be written.
         """
-        write_atomically(self._unfinished, _packed(tensors, data))
+        write_atomically(self._unfinished, _packed(tensors, {"identity": self.identity.plain, "position": data}))
 
     def load_checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return tensors and data of the checkpoint; None without one.
 
-        Raises: CacheError: it is damaged.
+        Raises: CacheError: it is damaged, or of another editor.
         """
         if not self._unfinished.is_file():
             return None
-        return _unpacked(self._unfinished, "the unfinished training")
+        tensors, data = _unpacked(self._unfinished, "the unfinished training")
+        self._refuse_another(self._unfinished, data["identity"])
+        return tensors, data["position"]
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -154,6 +167,10 @@ class EditorFiles:
             yield
         finally:
             lock.release()
+
+    def _refuse_another(self, path: Path, found: Mapping[str, Any]) -> None:
+        if (difference := self.identity.difference(found)) is not None:
+            raise CacheError(f"{path} is of another editor: {difference}. Choose another folder, or remove the file.")
 
 
 def load_editor(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -43,7 +43,7 @@ from editguard.methods.one_by_one import one_by_one
 from editguard.methods.protocol import Preparation
 from editguard.methods.residual_spreading import frobenius
 from editguard.methods.settings import Published, Recipe
-from editguard.methods.trained_editors import Matrices, TrainedEditors
+from editguard.methods.trained_editors import Matrices, TrainableEditor, TrainedEditors
 from editguard.models.gradient_factors import Factors, gradient_factors
 from editguard.models.shifted import RowShifts
 
@@ -178,7 +178,7 @@ class Conditioner(nn.Module):
         return Masks(rows_a, columns_a, rows_b, columns_b, gate[0])
 
 
-class KeEditor(nn.Module):
+class KeEditor(TrainableEditor):
     """Encoder of the edit's text, a conditioner for each matrix, and the constraint's multiplier and margin.
 
     Args:
@@ -235,6 +235,10 @@ class KeEditor(nn.Module):
             left, right = (torch.cat(parts) for parts in zip(*made, strict=True))
             found[name] = RowShifts(left, right, torch.cat(owners), len(requests))
         return found
+
+    def report(self) -> Mapping[str, Any]:
+        """Return the multiplier and the margin."""
+        return {"multiplier": float(self.multiplier.detach()), "margin": float(self.margin)}
 
     # ---- training
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from editguard.errors import ConfigurationError, MalformedRecord
 from editguard.methods.protocol import DemonstrationRecord
+
+if TYPE_CHECKING:
+    from editguard.edits import EditCase
+
+_Item = TypeVar("_Item")
 
 
 class Lines:
@@ -25,13 +32,43 @@ class Lines:
 
 
 @dataclass
-class OnDemand:
-    """Texts that are made when a method first asks for them; most never do."""
+class OnDemand(Generic[_Item]):
+    """Texts or cases that are made when a method first asks for them; most never do."""
 
-    make: Callable[[], Sequence[str]]
+    make: Callable[[], Sequence[_Item]]
 
-    def __iter__(self) -> Iterator[str]:
+    def __iter__(self) -> Iterator[_Item]:
         return iter(self.make())
+
+
+def shared_subjects(training: Iterable[EditCase], evaluated: Iterable[str]) -> list[str]:
+    """Return the subjects of training cases that are among the evaluated ones, in alphabetical order."""
+    subjects = {name.casefold().strip() for name in evaluated}
+    found = {case.request.subject for case in training if case.request.subject.casefold().strip() in subjects}
+    return sorted(found)
+
+
+def apart(
+    training: Sequence[EditCase], evaluated: Iterable[str], *, otherwise: str | None = None
+) -> Sequence[EditCase]:
+    """Return the training cases, which must share no subject with what is evaluated: they would flatter the editor.
+
+    Args:
+        otherwise: what the user can do about it, where the training cases are not the user's own; then a shared
+            subject is a warning.
+
+    Raises: ConfigurationError: they share a subject, and `otherwise` is None.
+    """
+    shared = shared_subjects(training, evaluated)
+    said = (
+        f"the training cases share {len(shared)} subjects with the evaluated ones, such as {''.join(shared[:1])!r}: an "
+        "editor is no measure on what it was trained on."
+    )
+    if shared and otherwise is None:
+        raise ConfigurationError(f"{said} Leave these subjects out of the training file.")
+    if shared:
+        warnings.warn(f"{said} {otherwise}", RuntimeWarning, stacklevel=2)
+    return training
 
 
 def read_demonstrations(path: Path) -> list[DemonstrationRecord]:

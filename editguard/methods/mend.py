@@ -36,7 +36,7 @@ from editguard.methods.protocol import Preparation
 from editguard.methods.residual_spreading import frobenius
 from editguard.methods.running_statistics import RunningStatistics
 from editguard.methods.settings import Published, Recipe
-from editguard.methods.trained_editors import Matrices, TrainedEditors
+from editguard.methods.trained_editors import Matrices, TrainableEditor, TrainedEditors
 from editguard.models.gradient_factors import Factors, gradient_factors
 from editguard.models.shifted import RowShifts
 from editguard.models.weights import Delta, Dense, LowRank
@@ -131,8 +131,9 @@ class GradientNetwork(nn.Module):
     def forward(self, factors: Sequence[Factors]) -> list[tuple[Tensor, Tensor]]:
         """Return u~ (tokens, d_in) and delta~ (tokens, d_out) of each matrix."""
         tokens = [len(each.row) for each in factors]
-        inputs = torch.cat([each.inputs for each in factors]).float()
-        gradients = torch.cat([each.gradients for each in factors]).float()
+        own = next(self.parameters())
+        inputs = torch.cat([each.inputs for each in factors]).to(own)
+        gradients = torch.cat([each.gradients for each in factors]).to(own)
         if self._normalise:
             inputs, gradients = self.inputs.normalised(inputs), self.gradients.normalised(gradients)
         vectors = torch.cat([inputs, gradients], dim=1)
@@ -142,7 +143,7 @@ class GradientNetwork(nn.Module):
         return [(inputs, gradients) for inputs, gradients in made]
 
 
-class MendEditor(nn.Module):
+class MendEditor(TrainableEditor):
     """The networks, one for every shape of matrix, and the edit rates, one for every matrix.
 
     Args:
@@ -186,6 +187,13 @@ class MendEditor(nn.Module):
                 rate = self.rates[self._names.index(name)]
                 found[name] = RowShifts(-rate * gradients, inputs, factors[name].row, len(requests))
         return found
+
+    def report(self) -> Mapping[str, Any]:
+        """Return how many tokens the statistics have seen, and the edit rates."""
+        return {
+            "statistic_tokens": {group: int(self._network(group).inputs.count) for group in self._groups},
+            "rates": dict(zip(self._names, self.rates.tolist(), strict=True)),
+        }
 
     def _network(self, group: str) -> GradientNetwork:
         network = self.networks[group]

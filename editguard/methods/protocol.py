@@ -89,3 +89,19 @@ class EditMethod(Protocol):
 
         Raises: MethodRefused: the requests, or the model, are beyond the method; the message says why.
         """
+
+
+@runtime_checkable
+class TrainedMethod(EditMethod, Protocol):
+    """An editing method that trains an editor from edit cases; its registry entry says `trains`."""
+
+    def train(self, model: LanguageModel, data: Preparation, folder: Path | None) -> Path | None:
+        """Train the editor of a model from `data.training`, or go on with it where it was cut short.
+
+        Args:
+            folder: where it goes; None is the cache, and without `data.cache_dir` memory alone.
+
+        Returns: the file of the editor, if it is in one.
+        Raises: MissingMaterial: the cases lack something. MethodRefused: the model lacks a part, or the training
+            diverged. CacheError: a file is damaged, or is another editor's.
+        """

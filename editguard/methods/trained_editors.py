@@ -34,7 +34,16 @@ if TYPE_CHECKING:
 FOLDER: Final = "editors"
 """Of trained editors, in a model's folder and in the cache."""
 
-_Editor = TypeVar("_Editor", bound=nn.Module)
+
+class TrainableEditor(nn.Module):
+    """A torch module that says something about itself in the record."""
+
+    def report(self) -> Mapping[str, Any]:
+        """Return figures about its state, plain data."""
+        raise NotImplementedError
+
+
+_Editor = TypeVar("_Editor", bound=TrainableEditor)
 Matrices = Mapping[int, Sequence["Matrix"]]
 
 
@@ -107,7 +116,7 @@ class TrainedEditors(Generic[_Editor]):
         matrices = self._matrices(model)
         cases = tuple(data.training)
         identity = self._identity(model, matrices, training_digest(cases), data.seed)
-        files = EditorFiles(folder, self._method) if folder is not None else self._files(identity, data)
+        files = EditorFiles(folder, self._method, identity) if folder is not None else self._files(identity, data)
         state, plain = self._trained(model, matrices, identity, cases, data, files)
         self._kept[model] = ((identity.data, identity.seed), self._ready(model, matrices, state, plain))
         return files.editor if files is not None else None
@@ -140,7 +149,7 @@ class TrainedEditors(Generic[_Editor]):
     ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The editor in the model's own folder, if it is one for this model, these settings and these cases."""
         folder = shape_of(model).directory
-        path = EditorFiles(folder / FOLDER, self._method).editor if folder is not None else None
+        path = EditorFiles(folder / FOLDER, self._method, identity).editor if folder is not None else None
         if path is None or not path.is_file():
             return None
         state, plain = load_editor(path)
@@ -153,7 +162,7 @@ class TrainedEditors(Generic[_Editor]):
     def _files(self, identity: Identity, data: Preparation) -> EditorFiles | None:
         if data.cache_dir is None:
             return None
-        return EditorFiles(data.cache_dir / FOLDER, f"{self._method}-{identity.key}")
+        return EditorFiles(data.cache_dir / FOLDER, f"{self._method}-{identity.key}", identity)
 
     def _trained(
         self,
@@ -166,22 +175,17 @@ class TrainedEditors(Generic[_Editor]):
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The finished editor of the files, or a trained one."""
         if files is None:
-            return self._run(model, matrices, identity, cases, data, None), identity.plain
+            return self._run(model, matrices, cases, data, None), identity.plain
         with files.lock():
-            if files.editor.is_file():
-                state, plain = load_editor(files.editor)
-                if (difference := identity.difference(plain)) is not None:
-                    raise MethodRefused(
-                        f"{files.editor} holds another editor: {difference}. Choose another folder, or remove it."
-                    )
-                return state, plain
-            return self._run(model, matrices, identity, cases, data, files), identity.plain
+            state = files.load()
+            if state is None:
+                state = self._run(model, matrices, cases, data, files)
+        return state, identity.plain
 
     def _run(
         self,
         model: LanguageModel,
         matrices: Matrices,
-        identity: Identity,
         cases: Sequence[EditCase],
         data: Preparation,
         files: EditorFiles | None,
@@ -200,22 +204,35 @@ class TrainedEditors(Generic[_Editor]):
             editor = self._build(model, matrices, data.seed).to(_device(matrices))
             trainee = self._trainee(model, matrices, editor, draws["train"], draws["validation"])
             trained = train(trainee, self._settings, files=files, told=data.on_progress)
-        state = {name: _stored(tensor, self._settings.stored_type) for name, tensor in trained.state.items()}
-        if files is not None:
-            record = {
-                "examples": {"trained": len(learnt), "validation": len(held_out), "without_rephrase": left_out},
-                "environment": {
-                    "torch": torch.__version__,
-                    "device": model.device.type,
-                    "dtype": str(model.dtype),
-                    "threads": torch.get_num_threads(),
-                },
-                **trained.record,
-            }
-            files.store(identity, state, record)
+        if files is None:
+            return self._stored(trained.state)
+        editor.load_state_dict(trained.state)
+        record = {
+            "examples": {"trained": len(learnt), "validation": len(held_out), "without_rephrase": left_out},
+            "environment": {
+                "torch": torch.__version__,
+                "device": model.device.type,
+                "dtype": str(model.dtype),
+                "threads": torch.get_num_threads(),
+            },
+            "editor": editor.report(),
+            **trained.record,
+        }
+        state = self._stored(trained.state)
+        files.store(state, record)
         return state
 
     # ---- details
+
+    def _stored(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state as it is kept: matrices in the number type that was chosen, statistics and vectors as they are."""
+        chosen: torch.dtype = getattr(torch, self._settings.stored_type)
+
+        def kept(tensor: Tensor) -> Tensor:
+            matrix = tensor.ndim >= 2 and tensor.is_floating_point()
+            return tensor.detach().to("cpu", chosen if matrix else tensor.dtype, copy=True)
+
+        return {name: kept(tensor) for name, tensor in state.items()}
 
     def _matrices(self, model: LanguageModel) -> Matrices:
         return edited_matrices(model, self._method, self._settings)
@@ -250,10 +267,3 @@ class TrainedEditors(Generic[_Editor]):
 
 def _device(matrices: Matrices) -> torch.device:
     return next(matrix.parameter.device for of_layer in matrices.values() for matrix in of_layer)
-
-
-def _stored(tensor: Tensor, kind: str) -> Tensor:
-    """The tensor as it is kept: matrices in the number type that was chosen, statistics and vectors as they are."""
-    kept = tensor.detach().cpu()
-    chosen: torch.dtype = getattr(torch, kind)
-    return kept.to(chosen) if kept.ndim >= 2 and kept.is_floating_point() else kept.clone()

@@ -39,6 +39,7 @@ EVALUATED_BY_NAME: Final = ("Ostund Wimock", "Lumell Praxov")
 """People whom the suites edit besides."""
 TRAINING_RELATIONS: Final = (*PEOPLE_RELATIONS, "spouse")
 TRAINING_CASES: Final = 2_000
+KEEP_APART: Final = "Draw the cases with pocket_cases(..., exclude=pocket_training_subjects())."
 KINDS_OF_HOPS: Final = {2: "one_hop", 3: "two_hop"}
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from editguard.methods.materials import Lines, OnDemand, read_demonstrations
+from editguard.methods.materials import Lines, OnDemand, apart, read_demonstrations
 from editguard.pocket import MODEL_NAMES
 from editguard.pytest_plugin.options import Configuration
 
 if TYPE_CHECKING:
-    from editguard.edits import EditRequest, Probe
+    from editguard.edits import EditCase, EditRequest, Probe
     from editguard.methods.protocol import DemonstrationRecord, Preparation
 
 
@@ -20,28 +20,38 @@ def preparation(
 ) -> Preparation:
     """Return what a method may prepare from, for the configured model.
 
-    An embedded model brings its own corpus and demonstrations (none about an edited subject); for any other model
-    the user names files: `--editguard-corpus` and `[tool.editguard] demonstrations`. They also replace the embedded
-    model's own.
+    An embedded model brings its own corpus, demonstrations (none about an edited subject) and training cases (always
+    the same ones); for any other model the user names files: `--editguard-corpus`, `[tool.editguard] demonstrations`
+    and `--editguard-training`. They also replace the embedded model's own.
 
-    Raises: ConfigurationError, MalformedRecord: a file cannot be read.
+    Raises: ConfigurationError, MalformedRecord: a file cannot be read. The training cases are read, and found to share
+        a subject with `requests`, when a method asks for them.
     """
     from editguard.methods.protocol import Preparation
 
     texts: Iterable[str] = ()
     demonstrations: Sequence[DemonstrationRecord] = ()
+    training: Iterable[EditCase] = ()
+    subjects = [request.subject for request in requests]
     if configuration.model in MODEL_NAMES:
         from editguard.probes import pocket
 
         texts = OnDemand(pocket.pocket_texts)
-        demonstrations = pocket.pocket_demonstrations(exclude={request.subject for request in requests})
+        demonstrations = pocket.pocket_demonstrations(exclude=set(subjects))
+        training = OnDemand(lambda: apart(pocket.pocket_training_cases(), subjects, otherwise=pocket.KEEP_APART))
     if configuration.corpus is not None:
         texts = Lines(configuration.corpus)
     if configuration.demonstrations is not None:
         demonstrations = read_demonstrations(configuration.demonstrations)
+    if configuration.training is not None:
+        from editguard.datasets.jsonl import load_cases
+
+        file = configuration.training
+        training = OnDemand(lambda: apart(load_cases(file), subjects))
     return Preparation(
         texts=texts,
         demonstrations=demonstrations,
+        training=training,
         cache_dir=cache_folder(configuration),
         seed=configuration.seed,
         on_progress=on_progress,

@@ -164,6 +164,13 @@ OPTIONS: tuple[Option, ...] = (
         metavar="FILE",
     ),
     Option(
+        "training",
+        "Edit cases, one JSON object per line, on which methods train their editors for a model that brings none of "
+        "its own; none of their subjects may be edited by a suite",
+        _file,
+        metavar="FILE",
+    ),
+    Option(
         "undecided",
         "Whether a check that can tell neither 'held' nor 'regressed' passes: pass, fail",
         _choice("pass", "fail"),
@@ -208,6 +215,7 @@ class Configuration:
     reason: str
     cache_dir: Path | None
     corpus: Path | None
+    training: Path | None
     undecided: str
     alpha: float
     minimum_effect: float

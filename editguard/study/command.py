@@ -101,8 +101,11 @@ def _cases(options: argparse.Namespace, needed: int) -> tuple[EditCase, ...]:
 
 
 def _materials(options: argparse.Namespace, cases: Sequence[EditCase]) -> Materials:
-    """What methods prepare from: the embedded model's own texts, demonstrations and tasks, or the user's files."""
-    from editguard.methods.materials import Lines, OnDemand, read_demonstrations
+    """What methods prepare from: the embedded model's own texts, demonstrations, tasks and training cases, or files.
+
+    Raises: ConfigurationError: a file cannot be read, or training cases share a subject with the evaluated ones.
+    """
+    from editguard.methods.materials import Lines, OnDemand, apart, read_demonstrations
     from editguard.study.running import Materials
 
     found: dict[str, Any] = {"cache_dir": options.cache_dir}
@@ -110,18 +113,26 @@ def _materials(options: argparse.Namespace, cases: Sequence[EditCase]) -> Materi
         from platformdirs import user_cache_path
 
         found["cache_dir"] = user_cache_path("editguard")
+    subjects = [case.request.subject for case in cases]
     if options.model in MODEL_NAMES:
-        from editguard.probes.pocket import pocket_demonstrations, pocket_tasks, pocket_texts
+        from editguard.probes import pocket
 
-        found["texts"] = OnDemand(pocket_texts)
-        found["demonstrations"] = pocket_demonstrations(exclude={case.request.subject for case in cases})
-        found["tasks"] = pocket_tasks()
+        found["texts"] = OnDemand(pocket.pocket_texts)
+        found["demonstrations"] = pocket.pocket_demonstrations(exclude=set(subjects))
+        found["tasks"] = pocket.pocket_tasks()
+        found["training"] = OnDemand(
+            lambda: apart(pocket.pocket_training_cases(), subjects, otherwise=pocket.KEEP_APART)
+        )
     if options.corpus is not None:
         if not options.corpus.is_file():
             raise ConfigurationError(f"there is no file {options.corpus}: --corpus names running text.")
         found["texts"] = Lines(options.corpus)
     if options.demonstrations is not None:
         found["demonstrations"] = read_demonstrations(options.demonstrations)
+    if options.training is not None:
+        from editguard.datasets.jsonl import load_cases
+
+        found["training"] = apart(load_cases(options.training), subjects)
     return Materials(**found)
 
 

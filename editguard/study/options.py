@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens for second moments (default: 10 x d_ff)")
     parser.add_argument("--corpus", type=Path, metavar="FILE", help="running text, one document per line")
     parser.add_argument("--demonstrations", type=Path, metavar="FILE", help="records for methods that edit by example")
+    parser.add_argument("--training", type=Path, metavar="FILE", help="edit cases for methods that train an editor")
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="where prepared data is kept")
     parser.add_argument("--offline", action="store_true", help="never ask the network for a model")
 

@@ -50,12 +50,14 @@ class Materials:
         texts: running text for statistics of the unedited model.
         demonstrations: records for methods that edit by example, none about an edited subject.
         tasks: items of other tasks; single edits get a part of them each, in turns.
+        training: cases for methods that train an editor, none about an edited subject.
         cache_dir: where prepared data is kept; None keeps none.
     """
 
     texts: Iterable[str] = ()
     demonstrations: Sequence[DemonstrationRecord] = ()
     tasks: Sequence[Probe] = ()
+    training: Iterable[EditCase] = ()
     cache_dir: Path | None = None
 
 
@@ -139,7 +141,10 @@ def header(
             "demonstrations_digest": content_id([dataclasses.asdict(record) for record in materials.demonstrations]),
         },
         "settings": {"seed": plan.seed, "second_moment_tokens": plan.second_moment_tokens},
-        "methods": {name: _settings(method, plan.settings.get(name, {})) for name, method in created.items()},
+        "methods": {
+            name: {**_settings(method, plan.settings.get(name, {})), **_learnt_from(name, materials)}
+            for name, method in created.items()
+        },
         "notes": {"model": model.name, "revision": model.revision, "batch_size": model.batch_size, **record},
     }
 
@@ -221,6 +226,7 @@ class _Work:
         data = Preparation(
             texts=self.materials.texts,
             demonstrations=self.materials.demonstrations,
+            training=self.materials.training,
             cache_dir=self.materials.cache_dir,
             seed=self.plan.seed,
             second_moment_tokens=self.plan.second_moment_tokens,
@@ -413,6 +419,13 @@ def _digest(texts: Iterable[str]) -> str:
     for text in texts:
         digest.update(json.dumps(text).encode())
     return digest.hexdigest()[:16]
+
+
+def _learnt_from(name: str, materials: Materials) -> dict[str, str]:
+    """What a method that trains an editor is trained on."""
+    if not methods()[name].trains:
+        return {}
+    return {"training_digest": content_id([_plain(case) for case in materials.training])}
 
 
 def _settings(method: EditMethod, overrides: Mapping[str, Any]) -> dict[str, Any]:

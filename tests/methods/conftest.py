@@ -3,7 +3,7 @@
 import pytest
 import zoo
 
-from editguard.edits import EditRequest
+from editguard.edits import EditCase, EditRequest, Probe
 from editguard.methods import DemonstrationRecord, Preparation
 
 FACTS = (
@@ -41,7 +41,33 @@ def records() -> tuple[DemonstrationRecord, ...]:
     )
 
 
+def training_case(number: int, *, answered: bool = True) -> EditCase:
+    """A case about a subject of its own, with two rephrases and two facts that should stay."""
+    target = ("Tamrin", "Belmora", "Oskar")[number % 3]
+    request = EditRequest(prompt="The mayor of {} is", subject=f"Land{number}", target=target, previous="Ines")
+    rephrases = (f"Land{number} has this mayor:", f"Question: who is the mayor of Land{number}? Answer:")
+    kept = (f"The mother of Isle{number} is", f"Land{number} was born in")
+    return EditCase(
+        request=request,
+        probes=(
+            *(Probe(property="generalization", kind="rephrase", prompt=text, answers=(target,)) for text in rephrases),
+            *(
+                Probe(property="locality", kind="neighbourhood", prompt=text, answers=("Aldo Holt",) * answered)
+                for text in kept
+            ),
+        ),
+    )
+
+
 @pytest.fixture(scope="session")
-def preparation(texts: tuple[str, ...], records: tuple[DemonstrationRecord, ...]) -> Preparation:
+def training() -> tuple[EditCase, ...]:
+    """Cases to train an editor on."""
+    return tuple(training_case(number) for number in range(8))
+
+
+@pytest.fixture(scope="session")
+def preparation(
+    texts: tuple[str, ...], records: tuple[DemonstrationRecord, ...], training: tuple[EditCase, ...]
+) -> Preparation:
     """What any method may need."""
-    return Preparation(texts=texts, demonstrations=records, seed=3)
+    return Preparation(texts=texts, demonstrations=records, training=training, seed=3)

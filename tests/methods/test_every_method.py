@@ -26,6 +26,15 @@ QUICK = {
     "shrinkage": 1e-2,
     "layer": 2,
     "layers": (2, 3),
+    "edits_per_step": 2,
+    "edits_per_pass": 2,
+    "locality_examples": 1,
+    "validation_edits": 2,
+    "statistics_edits": 2,
+    "rank": 4,
+    "lstm_width": 4,
+    "code_width": 8,
+    "conditioner_width": 4,
 }
 """Values that make a method fast, for the settings that it has; the layers are a decoder's in every family."""
 
