@@ -74,7 +74,7 @@ class Toy:
         return loss, {"loss": float(loss.detach())}
 
     def step_scale(self, step: int) -> float:
-        return self.changes.get("scale", lambda step: 1.0)(step)
+        return self.changes["scale"](step) if "scale" in self.changes else 1.0
 
     def stepped(self) -> None:
         self.rates.append(float(self.module.weight.detach()[0, 0]))
@@ -287,8 +287,15 @@ def test_activations_are_what_is_kept_at_once_each_storage_counted_once() -> Non
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("steps", 0), ("edits_per_step", 0), ("edits_per_pass", -1), ("validate_every", 0), ("validation_edits", 0)]
-    + [("gradient_clip", 0.0), ("patience", 0)],
+    [
+        ("steps", 0),
+        ("edits_per_step", 0),
+        ("edits_per_pass", -1),
+        ("validate_every", 0),
+        ("validation_edits", 0),
+        ("gradient_clip", 0.0),
+        ("patience", 0),
+    ],
 )
 def test_impossible_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(InvalidSettings, match=name):

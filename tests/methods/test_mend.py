@@ -313,7 +313,7 @@ def test_the_gradient_of_the_objective_is_that_of_its_differences(training: tupl
     editor: Any = job.module
     frozen = [each.requires_grad_(False) for name, each in editor.named_parameters() if name != "rates"]
     assert frozen
-    editor.learn = lambda factors: None
+    editor.learn = dict
     loss, _ = job.losses(0, 2)
     [gradient] = torch.autograd.grad(loss, [editor.rates])
     for index in range(len(editor.rates)):
@@ -397,7 +397,9 @@ def test_an_edit_is_the_trained_editors_change_at_its_own_matrices_alone(
     factors, [loss] = gradient_factors(model, [(facts[0].text, facts[0].target)], matrices)
     wanted = editor.changes(model, factors, facts[:1])
     anatomy = model.anatomy
-    names = {each.name for l in LAYERS for each in (anatomy.up_projections(l)[0], anatomy.down_projection(l))}
+    names = {
+        each.name for layer in LAYERS for each in (anatomy.up_projections(layer)[0], anatomy.down_projection(layer))
+    }
     assert deltas(edited).keys() == wanted.keys() == names
     for name, delta in deltas(edited).items():
         torch.testing.assert_close(delta.dense(), wanted[name].together().dense())
@@ -491,7 +493,7 @@ def test_an_undefined_gradient_is_refused_and_nothing_is_changed(
     method = prepared(model, training)
     with torch.no_grad():
         method._editors.of(model).editor.rates.fill_(float("inf"))
-    with pytest.raises(MethodRefused, match="infinite or undefined. Nothing was changed"):
+    with pytest.raises(MethodRefused, match=r"infinite or undefined\. Nothing was changed"):
         method.apply(EditedModel.original(model), facts)
     assert model.installed == []
     model.weights.verify()
