@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import re
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 
 import pytest
 
-from editguard.edits import EditCase, refuse_conflicts
+from editguard.edits import EditCase, as_cases, refuse_conflicts
 from editguard.errors import InvalidEdit
 from editguard.pocket import default_world
 from editguard.pocket.world import World
 from editguard.probes import probes_of
 from editguard.probes.pocket import (
+    INVERTIBLE,
     PEOPLE_RELATIONS,
+    TRAINING_RELATIONS,
     pocket_case,
     pocket_cases,
     pocket_demonstrations,
     pocket_tasks,
     pocket_texts,
+    pocket_training_cases,
+    pocket_training_subjects,
 )
 
 
@@ -191,3 +197,75 @@ def test_neighbours_of_a_demonstration_share_its_true_answer(world: World) -> No
 def test_texts_are_as_many_as_wanted_and_fixed_by_the_seed() -> None:
     assert len(pocket_texts(count=10)) == 10
     assert pocket_texts(seed=1, count=5) == pocket_texts(seed=1, count=5) != pocket_texts(seed=2, count=5)
+
+
+# ---- what editors are trained on
+
+
+@pytest.fixture(scope="module")
+def training() -> tuple[EditCase, ...]:
+    return pocket_training_cases()
+
+
+def edited_by_suites() -> set[str]:
+    """The subjects of every edit that a suite of this project declares, read from the suites themselves."""
+    found: set[str] = set()
+    for path in sorted((Path(__file__).parents[2] / "suites").glob("test_*.py")):
+        specification = spec_from_file_location(f"suite_{path.stem}", path)
+        assert specification is not None
+        assert specification.loader is not None
+        module = module_from_spec(specification)
+        specification.loader.exec_module(module)
+        marks = getattr(module, "pytestmark", [])
+        marks = [*(marks if isinstance(marks, list) else [marks])]
+        for thing in vars(module).values():
+            marks += getattr(thing, "pytestmark", []) if callable(thing) else []
+        for mark in marks:
+            if mark.name in ("edit", "edit_sequence"):
+                found |= {case.request.subject for case in as_cases(mark.args[0])}
+    return found
+
+
+def test_no_training_case_is_about_a_subject_that_a_suite_or_the_study_edits(
+    training: tuple[EditCase, ...], world: World
+) -> None:
+    studied = {case.request.subject for case in pocket_cases(1_000, relations=(*PEOPLE_RELATIONS, *INVERTIBLE))}
+    suites = edited_by_suites()
+    assert len(suites) > 70
+    evaluated = studied | suites
+    assert {case.request.subject for case in training} <= pocket_training_subjects()
+    assert not pocket_training_subjects() & evaluated
+    people = [name for name in evaluated if world.entity(name).type == "person"]
+    for case in training[::5]:
+        for probe in case.probes:
+            assert not any(name in probe.prompt for name in people), probe.prompt
+        if case.request.relation == "spouse":
+            assert case.request.target in pocket_training_subjects()
+
+
+def test_training_cases_are_edits_with_rephrases_and_facts_that_stay(
+    training: tuple[EditCase, ...], world: World
+) -> None:
+    assert len(training) == len({(case.request.subject, case.request.relation) for case in training}) == 2_000
+    assert {case.request.relation for case in training} == set(TRAINING_RELATIONS)
+    for case in training:
+        request = case.request
+        fact = world.fact(request.subject, request.relation or "")
+        assert fact is not None
+        assert request.previous == fact.object != request.target
+        assert {"rephrase", "question"} <= kinds(case)
+        assert {"other_relation", "neighbourhood"} <= kinds(case)
+        assert request.text not in [probe.prompt for probe in case.probes]
+        unseen = world.unseen_template(request.relation or "").prompt(request.subject)
+        assert unseen not in [probe.prompt for probe in case.probes]
+
+
+def test_training_cases_depend_on_seed_and_exclusions_alone(training: tuple[EditCase, ...]) -> None:
+    pocket_training_cases.cache_clear()
+    assert pocket_training_cases() == training
+    assert pocket_training_cases(50) == training[:50]
+    assert pocket_training_cases(50, seed=1) != training[:50]
+    left_out = frozenset({training[0].request.subject, training[1].request.subject})
+    for case in pocket_training_cases(300, exclude=left_out):
+        assert not any(name in probe.prompt for probe in case.probes for name in left_out)
+        assert case.request.subject not in left_out

@@ -107,6 +107,7 @@ def help_text(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("--editguard-alpha=nan", "--editguard-alpha must lie between"),
         ("--editguard-minimum-effect=-1", "--editguard-minimum-effect must lie between"),
         ("--editguard-corpus=missing.txt", "--editguard-corpus is not a file; it is 'missing.txt'."),
+        ("--editguard-training=missing.jsonl", "--editguard-training is not a file; it is 'missing.jsonl'."),
         ("--editguard-chat-template=maybe", "--editguard-chat-template must be one of auto, on, off"),
         ("--editguard-undecided=ignore", "--editguard-undecided must be one of pass, fail"),
         ("--editguard-model= ", "--editguard-model must not be empty"),

@@ -72,6 +72,7 @@ def test_an_interruption_says_how_to_go_on(command, capsys):
         (("--methods", "scripted", "--single", "1", "--set", "size=3"), "METHOD.NAME=VALUE"),
         (("--methods", "scripted", "--single", "1", "--set", "scripted.siz=3"), "Did you mean 'size'"),
         (("--methods", "scripted", "--single", "1", "--corpus", "nowhere.txt"), "nowhere.txt"),
+        (("--methods", "scripted", "--single", "1", "--training", "nowhere.jsonl"), "nowhere.jsonl"),
         (("--table",), "holds no study"),
     ],
 )

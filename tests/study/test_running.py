@@ -1,13 +1,17 @@
 """What a study asks which state of the model, and that nothing is done twice, skipped or mixed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import zoo
+from study import fakes
 from study.fakes import CASES, TASKS, Scripted, case
 
 from editguard.edited import EditedModel
 from editguard.errors import ConfigurationError, InvalidEdit, MethodRefused, ModelChanged
 from editguard.measurements import AnsweringCost, Remembered
+from editguard.methods import registry
 from editguard.study.evaluation import measurements, records
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import Cell
@@ -249,6 +253,20 @@ def test_other_settings_data_or_models_are_refused(study, change, named):
         with pytest.raises(ConfigurationError, match=named):
             study(single=2, **made)
     assert everything(folder) == before
+
+
+def test_training_cases_reach_the_methods_and_are_part_of_what_trained_ones_are(study, scripted, monkeypatch):
+    given = []
+    monkeypatch.setattr(scripted, "prepare", lambda _, __, data: given.append(tuple(data.training)))
+    trained = replace(fakes.REGISTERED[0], trains=True), *fakes.REGISTERED[1:]
+    monkeypatch.setattr(registry, "BUILT_IN", trained)
+    folder = study(single=1, materials=Materials(tasks=TASKS, training=CASES[4:]))
+    assert given == [CASES[4:]]
+    with pytest.raises(ConfigurationError, match=r"methods.*training_digest|scripted\.training_digest"):
+        study(single=2, materials=Materials(tasks=TASKS, training=CASES[5:]))
+    study(single=1, methods=("one-by-one",), materials=Materials(tasks=TASKS, training=CASES[5:]))
+    assert "training_digest" in folder.header()["methods"]["scripted"]
+    assert "training_digest" not in folder.header()["methods"]["one-by-one"]
 
 
 def test_too_few_cases_are_refused_before_any_work(study, tmp_path):
