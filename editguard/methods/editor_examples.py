@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from editguard.edits import EditCase, EditRequest, content_id
-from editguard.errors import MethodRefused, MissingMaterial, PromptTooLong
-from editguard.models.answer_rows import Pair
+from editguard.errors import MethodRefused, MissingMaterial
+from editguard.models.answer_rows import TextPair, refuse_too_long
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
@@ -36,11 +36,11 @@ class EditorExample:
     """
 
     request: EditRequest
-    rephrases: tuple[Pair, ...]
-    locality: tuple[Pair, ...]
+    rephrases: tuple[TextPair, ...]
+    locality: tuple[TextPair, ...]
 
     @property
-    def pair(self) -> Pair:
+    def pair(self) -> TextPair:
         """The request's own prompt and target."""
         return self.request.text, self.request.target
 
@@ -56,8 +56,8 @@ class Drawn:
     """
 
     examples: tuple[EditorExample, ...]
-    rephrases: tuple[Pair, ...]
-    locality: tuple[Pair, ...]
+    rephrases: tuple[TextPair, ...]
+    locality: tuple[TextPair, ...]
     locality_of: tuple[int, ...]
 
 
@@ -116,22 +116,21 @@ def editor_examples(model: LanguageModel, method: str, cases: Sequence[EditCase]
             )
         )
     usable = [example for example in examples if example.rephrases]
-    refuse_too_long(model, [pair for each in usable for pair in (each.pair, *each.rephrases, *each.locality)])
+    refuse_pairs_too_long(model, [pair for each in usable for pair in (each.pair, *each.rephrases, *each.locality)])
     return usable, len(cases) - len(usable)
 
 
-def refuse_too_long(model: LanguageModel, pairs: Iterable[Pair]) -> None:
-    """Raise PromptTooLong when the last token of an answer would have to be asked for beyond the model's context."""
+def refuse_pairs_too_long(model: LanguageModel, pairs: Iterable[TextPair]) -> None:
+    """Raise PromptTooLong when the model cannot read one of the pairs.
+
+    No token is shorter than a byte, so that few of them have to be taken apart.
+    """
     limit = model.context_length
-    if limit is None:
-        return
-    frame = len(model.encode("x"))  # special tokens and template
+    frame = len(model.encode("x")) + len(model.opening) + len(model.closing)  # special tokens and template
     for prompt, answer in pairs:
-        if frame + len(prompt.encode()) + len(answer.encode()) + 1 <= limit:
-            continue  # no token is shorter than a byte
-        before, after = model.encode_answer(prompt, answer)
-        if len(before) + len(after) - 1 > limit:
-            raise PromptTooLong(prompt, len(before) + len(after) - 1, limit)
+        if limit is not None and frame + len(prompt.encode()) + len(answer.encode()) > limit:
+            before, after = model.encode_answer(prompt, answer)
+            refuse_too_long(model, prompt, model.forced_row(before, after[:-1]))
 
 
 def with_previous(model: LanguageModel, examples: Sequence[EditorExample]) -> list[EditorExample]:
@@ -185,7 +184,7 @@ class Draws:
 
     def take(self, start: int, count: int) -> Drawn:
         """Return the draws number `start` to `start + count - 1`."""
-        chosen, rephrases, locality, locality_of = [], [], list[Pair](), list[int]()
+        chosen, rephrases, locality, locality_of = [], [], list[TextPair](), list[int]()
         for position, number in enumerate(range(start, start + count)):
             round_, place = divmod(number, len(self.examples))
             example = self.examples[self._order(round_)[place]]
@@ -196,7 +195,7 @@ class Draws:
             locality_of += [position] * len(asked)
         return Drawn(tuple(chosen), tuple(rephrases), tuple(locality), tuple(locality_of))
 
-    def _asked(self, example: EditorExample, rng: random.Random) -> list[Pair]:
+    def _asked(self, example: EditorExample, rng: random.Random) -> list[TextPair]:
         asked = rng.sample(example.locality, min(self._locality, len(example.locality)))
         if len(asked) < self._locality:
             taboo = {example.pair[0], *(prompt for prompt, _ in (*example.rephrases, *asked))}

@@ -22,7 +22,7 @@ from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused
 from editguard.methods.editor_examples import Drawn, Draws
 from editguard.methods.editor_training import JobSettings, Validation
-from editguard.models.answer_rows import Pair, answer_rows
+from editguard.models.answer_rows import TextPair, answer_rows
 from editguard.models.gradient_factors import Factors, gradient_factors
 from editguard.models.shifted import RowShifts, shifted
 
@@ -257,7 +257,7 @@ class GradientEditorTraining:
         return Outcome(losses, right, divergences, kept, changes)
 
     def _asked(
-        self, pairs: Sequence[Pair], edits: Sequence[int], changes: Mapping[str, RowShifts]
+        self, pairs: Sequence[TextPair], edits: Sequence[int], changes: Mapping[str, RowShifts]
     ) -> tuple[Tensor, Tensor]:
         rows = answer_rows(self._model, pairs, min(self._matrices))
         with shifted(self._by_matrix(changes), torch.tensor(edits)):
@@ -265,7 +265,7 @@ class GradientEditorTraining:
         return rows.losses(logits, smoothing=self._editor.smoothing), rows.right(logits.detach())
 
     def _stayed(
-        self, pairs: Sequence[Pair], edits: Sequence[int], changes: Mapping[str, RowShifts]
+        self, pairs: Sequence[TextPair], edits: Sequence[int], changes: Mapping[str, RowShifts]
     ) -> tuple[Tensor, Tensor]:
         if not pairs:
             return torch.zeros(1), torch.ones(1, dtype=torch.bool)
@@ -276,7 +276,7 @@ class GradientEditorTraining:
             after = rows.passes.logits().log_softmax(-1)
         divergence = rows.per_row((before.exp() * (before - after)).sum(-1))
         same = (before.argmax(-1) == after.argmax(-1)).float()
-        return divergence, rows.per_row(same, answers_only=True) == 1
+        return divergence, rows.per_row(same, rows.counted) == 1
 
     def _by_matrix(self, changes: Mapping[str, RowShifts]) -> list[tuple[Matrix, RowShifts]]:
         return [(matrix, changes[matrix.name]) for of_layer in self._matrices.values() for matrix in of_layer]

@@ -294,9 +294,10 @@ class KeEditor(TrainableEditor):
 _PORT: Final = "MEND repository, config/alg/efk (a port without the constraint)"
 
 
-def _port(layers: int) -> dict[str, Any]:
+def _port(*layers: int, **changes: Any) -> dict[str, Any]:
     return {
-        "layers": (layers - 3, layers - 2, layers - 1),
+        "layers": layers,
+        **changes,
         "lstm_width": 512,
         "code_width": 768,
         "conditioner_width": 512,
@@ -311,8 +312,10 @@ def _port(layers: int) -> dict[str, Any]:
 
 
 PUBLISHED: Final = (
-    Published("gpt2", 48, 1600, _PORT, _port(48)),
-    Published("gptj", 28, 4096, _PORT, _port(28)),
+    Published("gpt2", 48, 1600, _PORT, _port(45, 46, 47)),
+    Published("gptj", 28, 4096, _PORT, _port(25, 26, 27)),
+    Published("t5", 48, 1024, _PORT, _port(22, 23, 46, 47), d_ff=16384),
+    Published("t5", 48, 2048, _PORT, _port(22, 23, 46, 47, matrices=("gate", "down"))),
 )
 
 

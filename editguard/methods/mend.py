@@ -233,8 +233,16 @@ _EASY: Final = "EasyEdit, hparams/MEND"
 _GATED: Final = {"matrices": ("up", "gate", "down")}
 
 
+_ACTIVATED: Final = {"matrices": ("gate", "down")}
+"""Of a gated MLP the matrix whose output is activated, which the code knows as the first one."""
+
+
 def _last(layers: int) -> dict[str, Any]:
     return {"layers": (layers - 3, layers - 2, layers - 1)}
+
+
+def _last_of_both(encoder: int, decoder: int) -> dict[str, Any]:
+    return {"layers": (encoder - 2, encoder - 1, encoder + decoder - 2, encoder + decoder - 1)}
 
 
 PUBLISHED: Final = (
@@ -246,6 +254,12 @@ PUBLISHED: Final = (
     Published("llama", 32, 4096, _EASY, {**_last(32), **_GATED, "patience": 3_000}),
     Published("mistral", 32, 4096, _EASY, {**_last(32), **_GATED, "patience": 3_000}),
     Published("qwen2", 28, 3584, _EASY, {**_last(28), **_GATED, "steps": 2_000, "patience": 400}),
+    Published("t5", 48, 1024, _MEND, _last_of_both(24, 24), d_ff=4096),
+    Published("t5", 48, 1024, _MEND, _last_of_both(24, 24), d_ff=16384),
+    Published("t5", 48, 2048, _MEND, {**_last_of_both(24, 24), **_ACTIVATED}),
+    Published("t5", 48, 4096, _MEND, {**_last_of_both(24, 24), **_ACTIVATED}, d_ff=10240),
+    Published("t5", 16, 512, _MEND, {**_last_of_both(8, 8), **_ACTIVATED}),
+    Published("bart", 12, 768, _MEND, _last_of_both(6, 6)),
 )
 
 

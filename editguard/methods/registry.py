@@ -202,6 +202,7 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         batches=False,
         prepares="an editor trained on edit cases with rephrases and facts that should stay",
         source="De Cao, Aziz, Titov 2021, Editing Factual Knowledge in Language Models",
+        encoder_decoder=True,
         trains=True,
     ),
     MethodInfo(
@@ -212,6 +213,7 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         batches=True,
         prepares="an editor trained on edit cases with rephrases and facts that should stay",
         source="Mitchell, Lin, Bosselut, Finn, Manning 2022, Fast Model Editing at Scale",
+        encoder_decoder=True,
         trains=True,
     ),
     MethodInfo(

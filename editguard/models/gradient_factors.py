@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from editguard.models.answer_rows import AnswerRows, Pair, answer_rows
+from editguard.models.answer_rows import AnswerRows, TextPair, answer_rows
 
 if TYPE_CHECKING:
     from editguard.models.anatomy import Matrix
@@ -49,17 +49,41 @@ class Factors:
         return self.gradients.T @ self.inputs
 
 
-@dataclass
+@dataclass(eq=False)
 class _Calls:
-    """What one matrix's module was given and has put out, call by call."""
+    """What one matrix's module was given at real tokens and has put out, call by call.
 
+    tokens: (rows, columns), bool, the real ones among those that it sees.
+    """
+
+    tokens: Tensor
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
-    rows: list[Tensor] = field(default_factory=list)
+
+    def tap(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """A forward hook: keep the call, and make its output one that can be differentiated with respect to."""
+        del module
+        self.inputs.append(self._real(args[0].detach()))
+        self.outputs.append(output if output.requires_grad else output.detach().requires_grad_())
+        return self.outputs[-1].clone()  # what follows may write into it
+
+    def factors(self, gradients: Sequence[Tensor | None]) -> Factors:
+        """The factors from the gradients of the outputs; None for one that the loss does not depend on."""
+        pairs = zip(self.outputs, gradients, strict=True)
+        deltas = [torch.zeros_like(output) if gradient is None else gradient for output, gradient in pairs]
+        inputs, delta = torch.cat(self.inputs), torch.cat([self._real(each) for each in deltas])
+        row = self.tokens.nonzero()[:, 0].repeat(len(deltas)).to(inputs.device)
+        used = inputs.any(-1) & delta.any(-1)
+        return Factors(inputs[used], delta[used], row[used], len(self.tokens))
+
+    def _real(self, values: Tensor) -> Tensor:
+        """The vectors at real tokens, (tokens, width), at least float32; rows may come flattened with their tokens."""
+        grid = values.reshape(*self.tokens.shape, -1)
+        return grid[self.tokens.to(values.device)].to(torch.promote_types(values.dtype, torch.float32))
 
 
 def gradient_factors(
-    model: LanguageModel, pairs: Sequence[Pair], matrices: Mapping[int, Sequence[Matrix]]
+    model: LanguageModel, pairs: Sequence[TextPair], matrices: Mapping[int, Sequence[Matrix]]
 ) -> tuple[dict[str, Factors], Tensor]:
     """Return the factors by parameter name, and every row's loss (rows,) in nats.
 
@@ -77,50 +101,17 @@ def gradient_factors(
         losses = rows.losses(rows.passes.logits())
         outputs = [output for of_matrix in calls.values() for output in of_matrix.outputs]
         gradients = iter(torch.autograd.grad(losses.sum(), outputs, allow_unused=True))
-        found = {
-            name: _factors(of_matrix, [next(gradients) for _ in of_matrix.outputs], rows.tokens)
-            for name, of_matrix in calls.items()
-        }
+        found = {name: each.factors([next(gradients) for _ in each.outputs]) for name, each in calls.items()}
     return found, losses.detach()
 
 
 @contextmanager
 def tapped(matrices: Mapping[int, Sequence[Matrix]], rows: AnswerRows) -> Iterator[dict[str, _Calls]]:
-    """Within the block, keep what enters the matrices at real tokens, and what leaves them, call by call.
-
-    The outputs can be differentiated with respect to; a module that is called several times has all its calls kept.
-    """
+    """Within the block, keep what enters the matrices at real tokens, and what leaves them, call by call."""
     found: dict[str, _Calls] = {}
     with ExitStack() as hooks:
-        for matrix in (matrix for of_layer in matrices.values() for matrix in of_layer):
-            calls = found[matrix.name] = _Calls()
-
-            def tap(module: nn.Module, args: tuple[Tensor, ...], output: Tensor, calls: _Calls = calls) -> Tensor:
-                del module
-                tokens = rows.tokens.to(output.device)
-                calls.inputs.append(_widened(args[0].detach().reshape(*tokens.shape, -1)[tokens]))
-                calls.rows.append(tokens.nonzero()[:, 0])
-                calls.outputs.append(output if output.requires_grad else output.detach().requires_grad_())
-                return calls.outputs[-1].clone()  # what follows may write into it
-
-            hooks.callback(matrix.module.register_forward_hook(tap).remove)
+        for layer, of_layer in matrices.items():
+            for matrix in of_layer:
+                found[matrix.name] = _Calls(rows.tokens(layer))
+                hooks.callback(matrix.module.register_forward_hook(found[matrix.name].tap).remove)
         yield found
-
-
-def _factors(calls: _Calls, gradients: Sequence[Tensor | None], tokens: Tensor) -> Factors:
-    """The factors of a matrix from its calls and the gradients of their outputs, which may not have been needed."""
-    inputs, row = torch.cat(calls.inputs), torch.cat(calls.rows)
-    deltas = torch.cat(
-        [
-            _widened(torch.zeros_like(output) if gradient is None else gradient).reshape(*tokens.shape, -1)[
-                tokens.to(output.device)
-            ]
-            for output, gradient in zip(calls.outputs, gradients, strict=True)
-        ]
-    )
-    used = inputs.any(-1) & deltas.any(-1)
-    return Factors(inputs[used], deltas[used], row[used], len(tokens))
-
-
-def _widened(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

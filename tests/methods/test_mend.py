@@ -122,7 +122,7 @@ def test_untrained_it_multiplies_what_is_normalised_by_all_that_was_seen() -> No
         torch.testing.assert_close(found[name], -SETTINGS.edit_rate * gradients.T @ inputs, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+@pytest.mark.parametrize("family", [*zoo.REPRESENTATIVE, "t5", "bart"])
 def test_a_small_untrained_step_lowers_the_edits_loss(family: str, facts: tuple[EditRequest, ...]) -> None:
     model = zoo.tiny(family)
     settings = replace(SETTINGS, normalise=False, edit_rate=1e-3)
@@ -269,7 +269,7 @@ def new_training(model: LanguageModel, cases: Sequence[EditCase], **changes: Any
     )
 
 
-@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+@pytest.mark.parametrize("family", [*zoo.REPRESENTATIVE, "t5", "bart"])
 def test_the_losses_are_those_of_models_with_the_changes_added_to_their_weights(
     family: str, training: tuple[EditCase, ...]
 ) -> None:
@@ -385,7 +385,7 @@ def deltas(edited: EditedModel) -> dict[str, Any]:
     return dict(change.deltas)
 
 
-@pytest.mark.parametrize("family", zoo.REPRESENTATIVE)
+@pytest.mark.parametrize("family", [*zoo.REPRESENTATIVE, "t5", "bart"])
 def test_an_edit_is_the_trained_editors_change_at_its_own_matrices_alone(
     family: str, facts: tuple[EditRequest, ...], training: tuple[EditCase, ...]
 ) -> None:
@@ -548,6 +548,8 @@ def test_gates_are_edited_where_they_are_asked_for_and_refused_where_there_are_n
         (("llama", 32, 4096), (29, 30, 31), ("up", "gate", "down"), "published"),
         (("mistral", 32, 4096), (29, 30, 31), ("up", "gate", "down"), "published"),
         (("qwen2", 28, 3584), (25, 26, 27), ("up", "gate", "down"), "published"),
+        (("t5", 48, 2048), (22, 23, 46, 47), ("gate", "down"), "published"),
+        (("bart", 12, 768), (4, 5, 10, 11), ("up", "down"), "published"),
         (("opt", 24, 2048), (21, 22, 23), ("up", "down"), "derived from depth"),
         (("opt", 2, 64), (0, 1), ("up", "down"), "derived from depth"),
     ],
@@ -559,6 +561,13 @@ def test_the_last_blocks_are_edited(
     assert found.settings.layers == layers
     assert found.settings.matrices == matrices
     assert found.provenance["layers"].startswith(origin)
+
+
+def test_models_of_one_depth_and_width_are_told_apart_by_the_width_of_their_mlps() -> None:
+    for d_ff, matrices in ((16384, ("up", "down")), (4096, ("up", "down"))):
+        found = resolve("mend", Mend.recipe, {}, Shape("t5", 48, 1024, d_ff=d_ff, encoder_layers=24))
+        assert (found.settings.layers, found.settings.matrices) == ((22, 23, 46, 47), matrices)
+        assert found.provenance["layers"].startswith("published")
 
 
 def test_of_a_model_with_an_encoder_the_last_two_blocks_of_both_are_edited() -> None:

@@ -5,8 +5,9 @@ import torch
 import zoo
 
 from editguard.errors import PromptTooLong
+from editguard.models.answer_passes import WholeAnswerPasses
 from editguard.models.answer_rows import answer_rows
-from editguard.models.continuation import Continuation
+from editguard.models.continuation import FullForward
 
 PAIRS = (
     ("The capital of Velloria is", "Ines Holt"),
@@ -15,17 +16,22 @@ PAIRS = (
 )
 
 
-@pytest.mark.parametrize("family", zoo.FAMILIES)
+@pytest.mark.parametrize("family", zoo.ALL)
 @pytest.mark.parametrize("whole", [False, True])
 def test_losses_are_those_of_scoring_the_answer_whatever_else_is_read(family: str, whole: bool) -> None:
     model = zoo.tiny(family)
     rows = answer_rows(model, PAIRS, 2, whole=whole)
-    assert isinstance(rows.passes, Continuation)
+    assert not isinstance(rows.passes, (FullForward, WholeAnswerPasses))
     with torch.no_grad():
         logits = rows.passes.logits()
     scores = model.score(PAIRS)
     wanted = [-sum(score.log_probs) / len(score.log_probs) for score in scores]
-    torch.testing.assert_close(rows.losses(logits), torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+    each = torch.nn.functional.cross_entropy(logits, rows.labels, reduction="none")
+    torch.testing.assert_close(rows.per_row(each, rows.counted), torch.tensor(wanted), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(rows.losses(logits), rows.per_row(each, rows.of_answer))
+    closes = family in zoo.ENCODER_DECODER  # an answer there has to end, which is learnt but not counted
+    assert torch.equal(rows.of_answer, rows.counted) != closes
+    assert int((rows.of_answer & ~rows.counted).sum()) == (len(PAIRS) * len(model.closing))
     assert rows.right(logits).tolist() == [score.exact for score in scores]
 
 
@@ -48,7 +54,7 @@ def test_the_mean_is_taken_within_a_row_first_and_can_leave_the_prompt_out() -> 
     assert rows.per_row(values).tolist() == [first.mean(), second.mean()]
     answers = [len(model.encode_answer(*pair)[1]) for pair in PAIRS[:2]]
     wanted = [first[-answers[0] :].mean(), second[-answers[1] :].mean()]
-    assert rows.per_row(values, answers_only=True).tolist() == wanted
+    assert rows.per_row(values, rows.of_answer).tolist() == wanted
 
 
 def test_smoothing_spreads_a_part_of_each_label_over_the_vocabulary() -> None:
@@ -61,8 +67,21 @@ def test_smoothing_spreads_a_part_of_each_label_over_the_vocabulary() -> None:
     torch.testing.assert_close(rows.losses(logits, smoothing=0.2)[0], wanted)
 
 
-def test_a_row_beyond_the_context_is_one_clear_error() -> None:
-    model = zoo.tiny("gpt2")
-    fits = " red" * 200
-    with pytest.raises(PromptTooLong, match=f"more than the model's context of {zoo.CONTEXT}"):
-        answer_rows(model, [(fits * 2, "blue")], 1)
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_a_row_beyond_the_context_is_one_clear_error(family: str) -> None:
+    model = zoo.tiny(family)
+    long, short = " red" * 400, "red"
+    assert answer_rows(model, [(short, short)], 1)
+    for pair in ((long, short), (short, long)):
+        with pytest.raises(PromptTooLong, match=f"more than the model's context of {zoo.CONTEXT}"):
+            answer_rows(model, [pair], 1)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart"])
+def test_layers_of_an_encoder_see_the_prompt_and_those_of_its_decoder_the_answer(family: str) -> None:
+    model = zoo.tiny(family)
+    rows = answer_rows(model, PAIRS, 0)
+    for number, pair in enumerate(PAIRS):
+        before, after = model.encode_answer(*pair)
+        assert int(rows.tokens(0)[number].sum()) == int(rows.tokens(1)[number].sum()) == len(before)
+        assert int(rows.tokens(2)[number].sum()) == len(model.opening) + len(after) - 1

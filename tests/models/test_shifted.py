@@ -49,7 +49,7 @@ def logits_with_weights(model: LanguageModel, changes: Sequence[tuple[Matrix, Ro
     return list(torch.split(found, rows.reads))
 
 
-@pytest.mark.parametrize("family", zoo.FAMILIES)
+@pytest.mark.parametrize("family", zoo.ALL)
 def test_every_row_is_answered_as_by_the_weights_of_its_own_edit(family: str) -> None:
     model = zoo.tiny(family, dtype=torch.float64)
     changes = [(matrix, shifts(matrix, seed)) for seed, matrix in enumerate(edited_matrices(model))]
