@@ -393,7 +393,8 @@ def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _norm(parts: list[Tensor]) -> Tensor:
-    return torch.stack([part.norm() for part in parts]).norm()
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(part) for part in parts]))
+    return norm
 
 
 class _Kept:

@@ -23,6 +23,8 @@ ASKED: Mapping[str, tuple[Score, ...]] = {MODEL_NAME: SCORES, T5_MODEL_NAME: T5_
 TARGETED = [(name, score) for name, scores in ASKED.items() for score in scores if score.target is not None]
 LARGEST = 8_000_000
 """Bytes of a model folder."""
+LARGEST_EDITORS = 10_000_000
+"""Bytes of all editors that come with a model."""
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +42,16 @@ def test_the_models_go_by_these_names_and_have_folders_of_their_own() -> None:
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
 def test_a_model_is_small_and_holds_no_file_that_runs_code(name: str) -> None:
-    files = list(weights_path(name).iterdir())
+    files = [path for path in weights_path(name).iterdir() if path.is_file()]
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".toml"}
     assert sum(path.stat().st_size for path in files) <= LARGEST
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_the_trained_editors_of_a_model_are_small_and_hold_no_file_that_runs_code(name: str) -> None:
+    files = list((weights_path(name) / "editors").glob("*"))
+    assert {path.suffix for path in files} <= {".json", ".safetensors"}
+    assert sum(path.stat().st_size for path in files) <= LARGEST_EDITORS
 
 
 @pytest.mark.parametrize("name", MODEL_NAMES)
