@@ -166,13 +166,20 @@ def train(
         files: where checkpoints go; None keeps none.
         told: called with a line of text now and then.
 
-    Raises: TrainingDiverged: see there. CacheError: a checkpoint is damaged, or cannot be written.
+    Raises: TrainingDiverged: see there. MethodRefused: the device's memory is too short. CacheError: a checkpoint is
+        damaged, or cannot be written.
     """
-    job = _Job(trainee, settings, files, told, clock)
-    job.start()
-    while not job.finished:
-        job.step()
-    job.save()
+    try:
+        job = _Job(trainee, settings, files, told, clock)
+        job.start()
+        while not job.finished:
+            job.step()
+        job.save()
+    except torch.OutOfMemoryError as short:
+        raise MethodRefused(
+            f"{trainee.method}: the device's memory does not hold the training with edits_per_pass = "
+            f"{settings.edits_per_pass}: set it lower, which changes nothing but the time, or edit fewer layers."
+        ) from short
     return Trained(job.best, job.record())
 
 

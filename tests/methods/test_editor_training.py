@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer, RMSprop
 
-from editguard.errors import CacheError, InvalidSettings
+from editguard.errors import CacheError, InvalidSettings, MethodRefused
 from editguard.methods.editor_store import EditorFiles, Identity
 from editguard.methods.editor_training import (
     SAVE_SECONDS,
@@ -300,6 +300,17 @@ def test_activations_are_what_is_kept_at_once_each_storage_counted_once() -> Non
 def test_impossible_settings_are_refused(name: str, value: float) -> None:
     with pytest.raises(InvalidSettings, match=name):
         replace(SETTINGS, **{name: value})
+
+
+def test_too_little_memory_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = Toy()
+
+    def short(*_: int) -> tuple[Tensor, Mapping[str, float]]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(toy, "losses", short)
+    with pytest.raises(MethodRefused, match="edits_per_pass = 2: set it lower"):
+        train(toy, SETTINGS, told=silent)
 
 
 def test_a_damaged_checkpoint_is_one_clear_error(tmp_path: Path) -> None:

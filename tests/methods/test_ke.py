@@ -183,7 +183,8 @@ def test_each_of_several_edits_gets_the_update_that_it_gets_alone(facts: tuple[E
         alone = editor.changes(model, gradient_factors(model, [pairs[number]], matrices)[0], [request])
         for name, change in alone.items():
             wanted = change.together().dense()
-            torch.testing.assert_close(together[name].alone(number).dense(), wanted, rtol=1e-3, atol=1e-6)
+            found = together[name].alone(number).dense()
+            assert (found - wanted).abs().max() < 1e-3 * wanted.abs().max()
 
 
 def test_every_token_of_the_vocabulary_can_be_learnt_and_the_models_embedding_is_not() -> None:
@@ -326,7 +327,8 @@ def test_an_edit_is_the_editors_update_of_the_models_own_previous_answer(
         [change] = edited.edits[number].changes
         assert change.deltas.keys() == wanted.keys()
         for name, delta in change.deltas.items():
-            torch.testing.assert_close(delta.dense(), wanted[name].together().dense())
+            again = wanted[name].together().dense()
+            assert (delta.dense() - again).abs().max() < 1e-4 * again.abs().max()
             tokens = found[name].row
             assert edited.edits[number].record["matrices"][name]["rank"] == len(tokens) + 1
         assert edited.edits[number].record["loss"] == pytest.approx(float(loss), rel=1e-5)

@@ -42,6 +42,11 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def gap(found: Tensor, wanted: Tensor) -> float:
+    """The largest difference in units of the largest wanted entry: updates are small numbers."""
+    return float((found - wanted).detach().abs().max() / wanted.detach().abs().max())
+
+
 def some_factors(seed: int = 0, tokens: int = 6, rows: int = 2) -> dict[str, Factors]:
     """Factors for `SHAPES`, of other numbers of tokens for each matrix."""
     found = {}
@@ -104,7 +109,7 @@ def test_an_untrained_network_is_the_identity_bit_for_bit_for_every_matrix(norma
 def test_untrained_and_without_normalising_it_is_a_step_down_the_gradient() -> None:
     factors = some_factors()
     for name, change in changes(new_editor(normalise=False), factors).items():
-        torch.testing.assert_close(change, -SETTINGS.edit_rate * factors[name].gradient())
+        assert gap(change, -SETTINGS.edit_rate * factors[name].gradient()) < 1e-5
 
 
 def test_untrained_it_multiplies_what_is_normalised_by_all_that_was_seen() -> None:
@@ -119,7 +124,7 @@ def test_untrained_it_multiplies_what_is_normalised_by_all_that_was_seen() -> No
                 (factors[name].gradients, torch.cat([seen[each].gradients for each in group])),
             )
         )
-        torch.testing.assert_close(found[name], -SETTINGS.edit_rate * gradients.T @ inputs, rtol=1e-4, atol=1e-7)
+        assert gap(found[name], -SETTINGS.edit_rate * gradients.T @ inputs) < 1e-4
 
 
 @pytest.mark.parametrize("family", [*zoo.REPRESENTATIVE, "t5", "bart"])
@@ -165,12 +170,12 @@ def test_matrices_of_one_shape_share_a_network_and_keep_scales_of_their_own() ->
                 part.copy_(part.flip(0))
         editor.rates.copy_(editor.rates[torch.tensor([2, 1, 0])])
     after = changes(editor, swapped)
-    torch.testing.assert_close(after[UP], before["other up.weight"])
-    torch.testing.assert_close(after["other up.weight"], before[UP])
-    torch.testing.assert_close(after[DOWN], before[DOWN])
+    assert gap(after[UP], before["other up.weight"]) < 1e-5
+    assert gap(after["other up.weight"], before[UP]) < 1e-5
+    assert gap(after[DOWN], before[DOWN]) < 1e-5
     fresh = new_editor()
     untrained = changes(fresh, same)
-    torch.testing.assert_close(untrained[UP], untrained["other up.weight"])
+    assert gap(untrained[UP], untrained["other up.weight"]) < 1e-5
 
 
 def test_square_matrices_share_one_network_whatever_their_place() -> None:
@@ -215,7 +220,7 @@ def test_every_row_gets_the_change_that_it_gets_alone() -> None:
             for name, each in factors.items()
         }
         for name, change in editor.changes(model, alone, requests).items():
-            torch.testing.assert_close(together[name].alone(row).dense(), change.together().dense())
+            assert gap(together[name].alone(row).dense(), change.together().dense()) < 1e-4
 
 
 def test_the_seed_decides_the_first_weights_and_no_global_generator_is_asked() -> None:
@@ -402,7 +407,7 @@ def test_an_edit_is_the_trained_editors_change_at_its_own_matrices_alone(
     }
     assert deltas(edited).keys() == wanted.keys() == names
     for name, delta in deltas(edited).items():
-        torch.testing.assert_close(delta.dense(), wanted[name].together().dense())
+        assert gap(delta.dense(), wanted[name].together().dense()) < 1e-4
         shape = edited.edits[0].record["matrices"][name]
         weight = model.weights.present(name)
         assert shape["relative_norm"] == pytest.approx(float(delta.dense().norm() / weight.norm()), rel=1e-4)
@@ -434,10 +439,10 @@ def test_a_batch_is_the_sum_of_its_requests_changes(
     together = deltas(method.apply(rest, facts))
     alone = [deltas(method.apply(rest, [fact])) for fact in facts]
     for name, delta in together.items():
-        torch.testing.assert_close(delta.dense(), sum(each[name].dense() for each in alone), rtol=1e-3, atol=1e-6)
+        assert gap(delta.dense(), torch.stack([each[name].dense() for each in alone]).sum(0)) < 1e-3
     model.batch_size = 1
     for name, delta in deltas(method.apply(rest, facts)).items():
-        torch.testing.assert_close(delta.dense(), together[name].dense(), rtol=1e-3, atol=1e-6)
+        assert gap(delta.dense(), together[name].dense()) < 1e-3
 
 
 def test_a_later_edit_reads_the_gradient_of_the_model_as_edited_so_far(
@@ -454,7 +459,7 @@ def test_a_later_edit_reads_the_gradient_of_the_model_as_edited_so_far(
         factors, _ = gradient_factors(model, [pair], edited_matrices(model, "mend", method.settings))
         wanted = editor.changes(model, factors, facts[1:2])
     for name, delta in on_top.items():
-        torch.testing.assert_close(delta.dense(), wanted[name].together().dense())
+        assert gap(delta.dense(), wanted[name].together().dense()) < 1e-4
 
 
 def test_a_request_that_is_true_already_is_left_out_of_the_sum(
