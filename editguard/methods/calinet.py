@@ -39,7 +39,7 @@ from editguard.methods.branch_training import (
 )
 from editguard.methods.context_templates import prefix_contexts
 from editguard.methods.protocol import Preparation
-from editguard.methods.settings import Recipe
+from editguard.methods.settings import Published, Recipe
 from editguard.methods.value_objective import drift
 from editguard.models.answer_passes import Pair
 from editguard.models.running_text import text_pairs
@@ -84,6 +84,11 @@ class CaliNetSettings:
             raise InvalidSettings(f"step_size is positive, not {self.step_size}.")
 
 
+PUBLISHED = (
+    Published("t5", 24, 768, "CaliNet repository, 100 facts", {"layers": (23,), "slots": 64, "step_size": 1e-2}),
+)
+
+
 def derived(layers: int) -> Mapping[str, tuple[Any, str]]:
     """Return the layer for any model: the last one, which is the decoder's where there is an encoder too."""
     return {"layers": ((layers - 1,), "the last block")}
@@ -100,7 +105,7 @@ class CaliNet:
 
     name: ClassVar[str] = "calinet"
     settings_type: ClassVar[type] = CaliNetSettings
-    recipe: ClassVar[Recipe] = Recipe(CaliNetSettings, (), derived)
+    recipe: ClassVar[Recipe] = Recipe(CaliNetSettings, PUBLISHED, derived)
 
     def __init__(self, settings: CaliNetSettings | None = None, *, provenance: Mapping[str, str] | None = None) -> None:
         self.settings = settings or CaliNetSettings()

@@ -33,7 +33,7 @@ from editguard.methods.input_memory import InputMemories, InputMemory
 from editguard.methods.one_by_one import one_by_one
 from editguard.methods.patch_training import PatchProblem, PatchSettings, column_major, trained_patch
 from editguard.methods.protocol import Preparation
-from editguard.methods.settings import Recipe
+from editguard.methods.settings import Published, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +71,17 @@ class TPatcherSettings(PatchSettings):
                 raise InvalidSettings(f"{name} is at least 1, not {getattr(self, name)}.")
 
 
+PUBLISHED = (
+    Published(
+        "bart",
+        12,
+        768,
+        "Transformer-Patcher repository (whose margins never reach the training; here they are the paper's)",
+        {"layer": 11, "neurons": 5, "memory_weight": 10.0, "memory_tokens": 40_000},
+    ),
+)
+
+
 def derived(layers: int) -> Mapping[str, tuple[Any, str]]:
     """Return the layer for any model: the last one, which is the decoder's where there is an encoder too."""
     return {"layer": (layers - 1, "the last block")}
@@ -81,7 +92,7 @@ class TPatcher:
 
     name: ClassVar[str] = "t-patcher"
     settings_type: ClassVar[type] = TPatcherSettings
-    recipe: ClassVar[Recipe] = Recipe(TPatcherSettings, (), derived)
+    recipe: ClassVar[Recipe] = Recipe(TPatcherSettings, PUBLISHED, derived)
 
     def __init__(
         self, settings: TPatcherSettings | None = None, *, provenance: Mapping[str, str] | None = None

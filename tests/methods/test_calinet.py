@@ -354,6 +354,12 @@ def test_the_layer_is_the_last_one_of_any_model(layers: int, encoder: int) -> No
     assert found.provenance["layers"] == "derived from depth: the last block"
 
 
+def test_the_model_of_the_source_has_its_published_settings() -> None:
+    found = resolve("calinet", CaliNet.recipe, {}, Shape("t5", 24, 768, encoder_layers=12))
+    assert (found.settings.layers, found.settings.slots) == ((23,), 64)
+    assert found.provenance["slots"] == "published: CaliNet repository, 100 facts"
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -322,6 +322,12 @@ def test_the_layer_is_the_last_one_of_any_model(layers: int, encoder: int) -> No
     assert found.provenance["gap_margin"] == "default"
 
 
+def test_the_models_of_the_sources_have_their_published_settings() -> None:
+    found = resolve("t-patcher", TPatcher.recipe, {}, Shape("bart", 12, 768, encoder_layers=6))
+    assert (found.settings.layer, found.settings.memory_weight) == (11, 10.0)
+    assert found.provenance["layer"].startswith("published: Transformer-Patcher repository")
+
+
 def test_a_training_that_breaks_down_is_refused_and_changes_nothing(
     facts: tuple[EditRequest, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
