@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from editguard.edits import EditCase, EditRequest, content_id
-from editguard.errors import MethodRefused, MissingMaterial
+from editguard.errors import MissingMaterial
 from editguard.models.answer_rows import TextPair, refuse_too_long
 
 if TYPE_CHECKING:
@@ -171,15 +171,21 @@ class Draws:
 
     Args:
         locality: how many locality examples each edit is asked: its own first, then those of other edits.
+        others: examples whose locality examples are asked where none of `examples` has any.
+
+    Raises: MissingMaterial: nobody has a locality example.
     """
 
-    def __init__(self, examples: Sequence[EditorExample], *, locality: int, seed: int) -> None:
+    def __init__(
+        self, examples: Sequence[EditorExample], *, locality: int, seed: int, others: Sequence[EditorExample] = ()
+    ) -> None:
         self.examples = tuple(examples)
         self._locality = locality
         self._seed = seed
-        self._pool = tuple(dict.fromkeys(pair for example in self.examples for pair in example.locality))
+        pools = [dict.fromkeys(pair for each in group for pair in each.locality) for group in (examples, others)]
+        self._pool = tuple(pools[0] or pools[1])
         if not self._pool:
-            raise MethodRefused("no training case with a rephrase has a locality probe: give some both.")
+            raise MissingMaterial("no training case with a rephrase has a locality probe: give some of them both.")
         self._order = lru_cache(maxsize=2)(self._shuffled)
 
     def take(self, start: int, count: int) -> Drawn:

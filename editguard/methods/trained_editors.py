@@ -194,8 +194,8 @@ class TrainedEditors(Generic[_Editor]):
             usable, left_out = editor_examples(model, self._method, cases)
             learnt, held_out = split(self._completed(model, usable), self._method)
             draws = {
-                name: Draws(chosen, locality=self._settings.locality_examples, seed=data.seed)
-                for name, chosen in (("train", learnt), ("validation", held_out))
+                name: Draws(chosen, locality=self._settings.locality_examples, seed=data.seed, others=others)
+                for name, chosen, others in (("train", learnt, held_out), ("validation", held_out, learnt))
             }
             data.on_progress(
                 f"{self._method}: training an editor for {model.name} on {len(learnt)} edits, in at most "

@@ -148,6 +148,16 @@ def test_every_draw_asks_about_its_own_edit_first_and_never_for_the_edited_fact_
     assert len(Draws(examples, locality=1, seed=0).take(0, 5).locality) == 5
 
 
+def test_where_no_example_has_facts_that_stay_those_of_others_are_asked(examples: list[EditorExample]) -> None:
+    bare = [replace(example, locality=()) for example in examples[:3]]
+    drawn = Draws(bare, locality=2, seed=0, others=examples[3:]).take(0, 3)
+    known = {pair for example in examples[3:] for pair in example.locality}
+    assert len(drawn.locality) == 6
+    assert set(drawn.locality) <= known
+    with pytest.raises(MissingMaterial, match="give some of them both"):
+        Draws(bare, locality=2, seed=0)
+
+
 def test_the_digest_is_of_what_is_learnt_from() -> None:
     portability = Probe(property="portability", kind="one_hop", prompt="x", answers=("y",))
     same = [replace(CASES[0], probes=(*CASES[0].probes, portability), label="another"), *CASES[1:]]
