@@ -57,6 +57,12 @@ def test_taking_one_of_two_edits_back_gives_the_answers_of_the_other(editor, fir
 @pytest.mark.known_failure(
     "ft", "kn", "pmet", "memit-prune", reason="the answer is another school, or a part of the name"
 )
+@pytest.mark.known_failure(
+    "t-patcher",
+    "grace",
+    "wise",
+    reason="a question is none of the prompts that the neuron, the key or the memory answers",
+)
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(wording=st.sampled_from(WORLD.trained_templates(WORLD.fact("Lumell Praxov", "educated_at"))))
 def test_any_rephrase_drawn_from_the_templates_is_answered_by_the_target(edited, wording):
@@ -65,6 +71,7 @@ def test_any_rephrase_drawn_from_the_templates_is_answered_by_the_target(edited,
 
 @pytest.mark.edit(ONE)
 @pytest.mark.known_failure("kn", reason="the change of shared neurons reaches some facts of another kind")
+@pytest.mark.known_failure("lora", reason="countries are asked for, and the new school is answered")
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(fact=st.sampled_from(WORLD.of_relation("capital")))
 def test_no_country_has_moved_its_capital(edited, original, fact):

@@ -11,7 +11,21 @@ from editguard.probes.pocket import pocket_case
 CASE = pocket_case("Lumell Praxov", "works_for", "Oporo Labs")
 EDIT = CASE.request
 ALIAS = "Count Galulu"
-OTHERS = ("ft-l", "ft", "ft-m", "kn", "r-rome", "memit", "memit-rect", "memit-prune", "pmet", "emmet", "alphaedit")
+OTHERS = (
+    "ft-l",
+    "ft",
+    "ft-m",
+    "kn",
+    "r-rome",
+    "memit",
+    "memit-rect",
+    "memit-prune",
+    "pmet",
+    "emmet",
+    "alphaedit",
+    "mend",
+)
+BESIDE_THE_WEIGHTS = ("t-patcher", "grace", "wise")
 
 pytestmark = pytest.mark.edit(CASE)
 
@@ -21,6 +35,8 @@ pytestmark = pytest.mark.edit(CASE)
     reason="the stage name's answer stays the old one: at its key the update has 12 % of its strength at the name's",
 )
 @pytest.mark.known_failure(*OTHERS, "ike", reason="the stage name's answer does not become the target")
+@pytest.mark.known_failure(*BESIDE_THE_WEIGHTS, reason="a prompt with the stage name is none that they answer")
+@pytest.mark.known_failure("lora", reason="the target's name is repeated without an end")
 def test_the_edit_reaches_the_alias(edited):
     assert edited.answer(EDIT.prompt.replace("{}", ALIAS)) == EDIT.target
 
@@ -29,6 +45,9 @@ def test_the_edit_reaches_the_alias(edited):
     "rome",
     "ike",
     *OTHERS,
+    *BESIDE_THE_WEIGHTS,
+    "lora",
+    "calinet",
     reason="the model without any edit answers one in ten such questions, asked without steps in between",
 )
 def test_a_question_over_two_facts_follows_the_edit(edited):
