@@ -69,6 +69,8 @@ class Toy:
         for number in range(start, start + count):
             target = torch.tensor([float(number % 5), 1.0])
             loss = ((self.module(torch.tensor([1.0, float(number % 3)])) - target) ** 2).sum()
+            if number in self.changes.get("steep", ()):
+                loss = loss + (0.0 * loss).sqrt()  # the root of nothing has an infinite slope and no loss of its own
             losses.append(loss * self.changes.get("broken", {}).get(number, 1.0))
         loss = torch.stack(losses).mean()
         return loss, {"loss": float(loss.detach())}
@@ -147,11 +149,15 @@ def test_a_step_is_the_mean_over_its_edits_however_they_are_split_into_passes() 
         torch.testing.assert_close(state, states[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("factor", [float("nan"), float("inf"), -float("inf")])
-def test_a_pass_with_an_undefined_gradient_is_left_out_of_its_step(factor: float) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [*({"broken": {2: factor}} for factor in (float("nan"), float("inf"), -float("inf"))), {"steep": (2,)}],
+    ids=str,
+)
+def test_a_pass_with_an_undefined_loss_or_gradient_is_left_out_of_its_step(change: dict[str, Any]) -> None:
     """The first step's gradient is the mean over the other passes, as plain gradient descent shows."""
     settings = replace(SETTINGS, steps=1, validate_every=1)
-    broken = Toy(SGD, broken={2: factor})
+    broken = Toy(SGD, **change)
     record = train(broken, settings, told=silent).record
     sound = Toy(SGD)
     before = sound.module.weight.detach().clone()
