@@ -36,7 +36,7 @@ QUICK = {
     "code_width": 8,
     "conditioner_width": 4,
 }
-"""Values that make a method fast, for the settings that it has; the layers are a decoder's in every family."""
+"""Values that make a method fast, for the settings that it has; with an encoder, layers are those that it derives."""
 
 DTYPES = (torch.float32, torch.bfloat16)
 PROMPTS = ("The capital of Velloria is", "Ines Holt", "Question: who is the mayor of Tamrin? Answer:", "Copy: red blue")
@@ -74,10 +74,11 @@ every_method_but_memories = pytest.mark.parametrize(
 
 
 @cache
-def quick_settings(name: str) -> dict[str, Any]:
+def quick_settings(name: str, family: str = "gpt2") -> dict[str, Any]:
     settings_type = methods()[name].settings_type
     known = {field.name for field in fields(settings_type)} if settings_type else set()
-    return {field: value for field, value in QUICK.items() if field in known}
+    derived = {"layer", "layers"} if family in zoo.ENCODER_DECODER else set()
+    return {field: value for field, value in QUICK.items() if field in known - derived}
 
 
 def ready(
@@ -85,7 +86,7 @@ def ready(
 ) -> tuple[LanguageModel, EditMethod]:
     """A fresh model, and the method prepared for it."""
     model = zoo.tiny(family, dtype=dtype)
-    method = create(name, quick_settings(name), model)
+    method = create(name, quick_settings(name, family), model)
     method.prepare(model, preparation)
     return model, method
 
@@ -138,7 +139,7 @@ def test_an_edit_answers_and_is_gone_to_the_last_byte(
     original = EditedModel.original(model)
     pristine = fingerprint_of(original)
     with nothing_left_behind(model):
-        method = create(name, quick_settings(name), model)
+        method = create(name, quick_settings(name, family), model)
         method.prepare(model, preparation)
         edited = method.apply(original, facts)
         assert edited.requests == facts
@@ -291,7 +292,7 @@ def test_a_method_that_edits_decoders_alone_refuses_an_encoder_with_one_clear_er
 ) -> None:
     model = zoo.tiny(family)
     original = EditedModel.original(model)
-    method = create(name, quick_settings(name), model)
+    method = create(name, quick_settings(name, family), model)
     with nothing_left_behind(model):
         for attempt in (lambda: method.prepare(model, preparation), lambda: method.apply(original, facts)):
             with pytest.raises(MethodRefused, match=f"cannot edit tiny-{family}, an encoder-decoder model"):
