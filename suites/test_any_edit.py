@@ -55,7 +55,7 @@ def test_taking_one_of_two_edits_back_gives_the_answers_of_the_other(editor, fir
     "ft-l", reason="inside its ball the change answers the prompt it was trained on, and few others"
 )
 @pytest.mark.known_failure(
-    "ft", "kn", "pmet", "memit-prune", reason="the answer is another school, or a part of the name"
+    "ft", "kn", "pmet", "memit-prune", "ke", reason="the answer is another school, or a part of the name"
 )
 @pytest.mark.known_failure(
     "t-patcher",

@@ -40,6 +40,7 @@ def test_other_tasks(edited, baseline):
 )
 @pytest.mark.known_failure("r-rome", reason="as ROME; 37 % are kept")
 @pytest.mark.known_failure("kn", reason="after twenty edits of neurons nothing is answered any more")
+@pytest.mark.known_failure("ke", reason="after twenty changes of the last blocks no answer is what it was")
 @pytest.mark.known_failure("lora", reason="other questions get the targets too; 10 % of the answers stay")
 def test_most_other_relations_stay(edited):
     assert edited.locality(kind="other_relation").mean >= 0.5

@@ -23,6 +23,7 @@ OTHERS = (
     "pmet",
     "emmet",
     "alphaedit",
+    "ke",
     "mend",
 )
 BESIDE_THE_WEIGHTS = ("t-patcher", "grace", "wise")

@@ -76,6 +76,7 @@ def test_the_model_knew_another_answer_before(original, edited):
 @pytest.mark.known_failure("ft-m", reason="25 steps end at a loss of 0.4 nats a token")
 @pytest.mark.known_failure("kn", reason="the chosen neurons' change is answered by another name")
 @pytest.mark.known_failure("mend", reason="the target's first token has a probability of 0.17, the old answer's 0.69")
+@pytest.mark.known_failure("ke", reason="the old answer keeps a probability of 0.98")
 @pytest.mark.known_failure(
     "ft-l", "ft", reason="all tokens of the target are trained at the prompt's end, not one after another"
 )
