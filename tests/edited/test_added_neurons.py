@@ -105,9 +105,9 @@ def test_what_gelu_neurons_leak_is_bounded_by_their_activations() -> None:
 
 
 def test_sums_are_rounded_once() -> None:
-    """In bfloat16 a term of a third of a unit is lost when it is rounded first; three of them are not."""
+    """A term a little above half a unit of bfloat16 moves the sum by one unit; rounded by itself it would not."""
     unit = torch.finfo(torch.bfloat16).eps
-    added = Neurons(torch.eye(3), torch.zeros(3), torch.full((3, 3), unit / 3), "relu")
+    added = Neurons(torch.eye(3), torch.zeros(3), torch.full((3, 3), unit / 6 * (1 + 2**-10)), "relu")
     y, x = torch.ones(1, 3, dtype=torch.bfloat16), torch.ones(1, 3, dtype=torch.bfloat16)
     assert torch.equal(with_neurons(y, x, added), torch.full((1, 3), 1 + unit, dtype=torch.bfloat16))
 
