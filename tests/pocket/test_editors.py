@@ -13,7 +13,7 @@ from editguard.edited import EditedModel
 from editguard.methods import Preparation, create, editor_training, methods
 from editguard.methods.editor_store import load_editor
 from editguard.models import LanguageModel, load_model
-from editguard.pocket import weights_path
+from editguard.pocket import T5_MODEL_NAME, weights_path
 from editguard.probes.pocket import pocket_cases, pocket_training_cases
 
 FOLDER = weights_path() / "editors"
@@ -62,3 +62,10 @@ def test_editors_and_all_weights_of_the_package_are_small() -> None:
     assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 10 * MEGABYTE
     package = Path(editguard.__file__).parent
     assert sum(path.stat().st_size for path in package.rglob("*.safetensors")) < 38 * MEGABYTE
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_the_embedded_t5_has_settings_with_which_an_editor_is_trained_in_minutes(name: str) -> None:
+    settings: Any = create(name, {}, load_model(T5_MODEL_NAME, device="cpu")).settings
+    assert settings.steps * settings.edits_per_step <= 4_000
+    assert settings.layers == (2, 3, 6, 7)
