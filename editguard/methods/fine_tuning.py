@@ -204,7 +204,10 @@ class TrainedChange:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Let the matrix's module compute with the changed weight and bias; the module's own are not touched."""
+        """Let the matrix's module compute with the changed weight and bias; the module's own are not touched.
+
+        What other changes in force do to the module's output, they do to the changed one.
+        """
 
         def forward(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
             del module
@@ -219,7 +222,7 @@ class TrainedChange:
             )
             return changed.to(output.dtype)
 
-        handle = self._matrix.module.register_forward_hook(forward)
+        handle = self._matrix.module.register_forward_hook(forward, prepend=True)
         try:
             yield
         finally:

@@ -6,7 +6,8 @@ import pytest
 import torch
 import zoo
 
-from editguard.edited import EditedModel
+from editguard.edited import AddedNeurons, AppliedEdit, EditedModel
+from editguard.edited.added_neurons import Neurons
 from editguard.edits import EditRequest
 from editguard.errors import ConflictingEdits, MethodRefused
 from editguard.methods import Preparation, create, fine_tuning, methods
@@ -206,6 +207,24 @@ def test_an_edit_on_top_trains_on_the_edited_model(facts: tuple[EditRequest, ...
         score = model.logits(*left_padded([examples(model, facts[1:2], "prompt-last")[0].prompt]))[:, -1]
         wanted = prompt_last_loss(score, [examples(model, facts[1:2], "prompt-last")[0].target])
     assert second.edits[1].record["loss_by_epoch"][0] == pytest.approx(float(wanted), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "bloom"])
+def test_neurons_beside_the_trained_matrix_stay_in_force_while_it_is_trained(
+    family: str, facts: tuple[EditRequest, ...]
+) -> None:
+    """In some families they hang on the very module that computes with the change."""
+    model = zoo.tiny(family)
+    source = torch.Generator().manual_seed(0)
+    keys, values = (torch.randn(3, zoo.D_MODEL, generator=source) for _ in range(2))
+    added = AddedNeurons(2, Neurons(keys, torch.ones(3), values.T, "relu"))
+    chain = EditedModel.original(model).extended(AppliedEdit("toy", facts[1:2], (added,)))
+    edited = create("ft-m", {"layer": 2, "epochs": 1}, model).apply(chain, facts[:1])
+    [score] = chain.score([(facts[0].text, facts[0].target)])
+    [without] = EditedModel.original(model).score([(facts[0].text, facts[0].target)])
+    wanted, other = (-sum(each.log_probs) / len(each.log_probs) for each in (score, without))
+    assert edited.edits[-1].record["loss_by_epoch"] == pytest.approx([wanted], rel=1e-4)
+    assert other != pytest.approx(wanted, rel=1e-2)
 
 
 def test_requests_are_trained_in_batches_of_the_given_size(facts: tuple[EditRequest, ...]) -> None:
