@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 import zoo
+from methods.small_mend import LAYERS, QUICK, SETTINGS, disturbed, generator
 from torch import Tensor
 
 from editguard.edited import EditedModel
 from editguard.edits import EditCase, EditRequest
 from editguard.errors import InvalidSettings, MethodRefused
 from editguard.methods import Preparation, create
-from editguard.methods.editor_examples import Draws, editor_examples
-from editguard.methods.gradient_editors import GradientEditorTraining, Outcome, edited_matrices
-from editguard.methods.mend import Mend, MendEditor, MendSettings, low_rank_or_dense, rectified
+from editguard.methods.gradient_editors import Outcome, edited_matrices
+from editguard.methods.mend import Mend, MendEditor, low_rank_or_dense, rectified
 from editguard.methods.settings import Shape, resolve
 from editguard.models import LanguageModel
 from editguard.models.answer_rows import answer_rows
@@ -23,23 +23,8 @@ from editguard.models.gradient_factors import Factors, gradient_factors
 from editguard.models.shifted import shifted
 from editguard.models.weights import Dense, LowRank
 
-LAYERS = (1, 2)
-QUICK: dict[str, Any] = {
-    "layers": LAYERS,
-    "rank": 4,
-    "steps": 4,
-    "edits_per_step": 2,
-    "edits_per_pass": 2,
-    "validation_edits": 2,
-    "statistics_edits": 2,
-}
-SETTINGS = MendSettings(**QUICK)
 UP, DOWN = "up.weight", "down.weight"
 SHAPES = {UP: (5, 3), DOWN: (3, 5), "other up.weight": (5, 3)}
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def gap(found: Tensor, wanted: Tensor) -> float:
@@ -61,15 +46,6 @@ def some_factors(seed: int = 0, tokens: int = 6, rows: int = 2) -> dict[str, Fac
 def new_editor(seed: int = 0, **changes: Any) -> MendEditor:
     editor = MendEditor(SHAPES, replace(SETTINGS, **changes), seed)
     editor.learn(some_factors(seed=90, tokens=30))
-    return editor
-
-
-def disturbed(editor: MendEditor, seed: int = 1) -> MendEditor:
-    """The editor with weights as if it had been trained."""
-    source = generator(seed)
-    with torch.no_grad():
-        for parameter in editor.parameters():
-            parameter += 0.1 * torch.randn(parameter.shape, generator=source)
     return editor
 
 
@@ -259,122 +235,6 @@ def test_the_objective_weighs_rephrases_against_what_should_stay() -> None:
     assert editor.value({"loss": 3.0}) == 3.0
 
 
-# ---- training on a model
-
-
-def new_training(model: LanguageModel, cases: Sequence[EditCase], **changes: Any) -> GradientEditorTraining:
-    settings = replace(SETTINGS, **changes)
-    matrices = edited_matrices(model, "mend", settings)
-    shapes = {matrix.name: matrix.shape for of_layer in matrices.values() for matrix in of_layer}
-    examples, _ = editor_examples(model, "mend", cases)
-    draws = Draws(examples, locality=settings.locality_examples, seed=0)
-    editor = MendEditor(shapes, settings, 0)
-    return GradientEditorTraining(
-        "mend", model, matrices, editor, settings, train=draws, validation=draws, statistics_edits=4
-    )
-
-
-@pytest.mark.parametrize("family", [*zoo.REPRESENTATIVE, "t5", "bart"])
-def test_the_losses_are_those_of_models_with_the_changes_added_to_their_weights(
-    family: str, training: tuple[EditCase, ...]
-) -> None:
-    model = zoo.tiny(family)
-    job = new_training(model, training, edit_rate=2e-3, locality_examples=2)
-    job.begin()
-    editor: Any = job.module
-    disturbed(editor, seed=3)
-    with torch.no_grad():
-        editor.rates.fill_(2e-3)
-    loss, figures = job.losses(0, 3)
-    drawn = job._train.take(0, 3)
-    losses, divergences = [], []
-    for number, example in enumerate(drawn.examples):
-        factors, _ = gradient_factors(model, [example.pair], job._matrices)
-        made = editor.changes(model, factors, [example.request])
-        stay = [pair for pair, edit in zip(drawn.locality, drawn.locality_of, strict=True) if edit == number]
-        rows = answer_rows(model, stay, 0, whole=True)
-        with torch.no_grad():
-            before = rows.passes.logits().log_softmax(-1)
-        model.weights.push({name: change.together() for name, change in made.items()})
-        with torch.no_grad():
-            asked = answer_rows(model, [drawn.rephrases[number]], 0)
-            losses.append(asked.losses(asked.passes.logits()))
-            again = answer_rows(model, stay, 0, whole=True)
-            after = again.passes.logits().log_softmax(-1)
-            kl = torch.nn.functional.kl_div(after, before, log_target=True, reduction="none").sum(-1)
-            divergences.append(torch.stack([part.mean() for part in torch.split(kl, again.reads)]))
-        model.weights.pop()
-    wanted = 0.1 * torch.cat(losses).mean() + torch.cat(divergences).mean()
-    assert float(torch.cat(divergences).max()) > 1e-4
-    torch.testing.assert_close(loss.detach(), wanted, rtol=2e-3, atol=1e-4)
-    assert figures["divergence"] == pytest.approx(float(torch.cat(divergences).mean()), rel=0.02)
-
-
-def test_the_gradient_of_the_objective_is_that_of_its_differences(training: tuple[EditCase, ...]) -> None:
-    model = zoo.tiny("gpt2", dtype=torch.float64)
-    job = new_training(model, training, edit_rate=1e-2)
-    job.begin()
-    torch.nn.Module.to(job.module, torch.float64)
-    editor: Any = job.module
-    frozen = [each.requires_grad_(False) for name, each in editor.named_parameters() if name != "rates"]
-    assert frozen
-    editor.learn = dict
-    loss, _ = job.losses(0, 2)
-    [gradient] = torch.autograd.grad(loss, [editor.rates])
-    for index in range(len(editor.rates)):
-        ends = []
-        for step in (1e-5, -1e-5):
-            with torch.no_grad():
-                editor.rates[index] += step
-                ends.append(float(job.losses(0, 2)[0]))
-                editor.rates[index] -= step
-        assert float(gradient[index]) == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-3, abs=1e-5)
-
-
-def test_rates_of_zero_leave_the_edited_model_as_it_is_to_the_bit(training: tuple[EditCase, ...]) -> None:
-    model = zoo.tiny("llama")
-    job = new_training(model, training)
-    job.begin()
-    editor: Any = job.module
-    with torch.no_grad():
-        editor.rates.zero_()
-        outcome = job._outcome(job._train.take(0, 3), job._factors(job._train.take(0, 3)), requests=True)
-    assert not outcome.divergences.any()
-    assert outcome.kept.all()
-
-
-def test_undefined_gradients_of_the_model_do_not_reach_the_statistics(
-    training: tuple[EditCase, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = zoo.tiny("gpt2")
-    job = new_training(model, training)
-    job.begin()
-    before = {name: tensor.clone() for name, tensor in job.module.state_dict().items()}
-    head = model.anatomy.logits
-    monkeypatch.setattr(model.anatomy, "logits", lambda hidden: head(hidden) * float("nan"))
-    loss, _ = job.losses(0, 2)
-    assert loss.isnan()
-    assert all(torch.equal(tensor, before[name]) for name, tensor in job.module.state_dict().items())
-    monkeypatch.undo()
-    job.losses(0, 2)
-    assert int(job.module.state_dict()["networks.16x40.inputs.count"]) > int(before["networks.16x40.inputs.count"])
-
-
-def test_validation_changes_no_statistic_and_asks_for_edit_rephrase_and_what_should_stay(
-    training: tuple[EditCase, ...],
-) -> None:
-    model = zoo.tiny("gpt2")
-    job = new_training(model, training, edit_rate=0.05)
-    job.begin()
-    before = {name: tensor.clone() for name, tensor in job.module.state_dict().items()}
-    first, again = job.validate(), job.validate()
-    assert first == again
-    assert set(first.figures) == {"loss", "edit_success", "rephrase_success", "locality", "divergence"}
-    assert first.value == first.figures["loss"]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in job.module.state_dict().items())
-    assert first.figures["divergence"] > 0
-
-
 # ---- the method
 
 
@@ -530,19 +390,6 @@ def test_many_terms_are_kept_as_the_matrix_that_they_make() -> None:
 def test_impossible_settings_are_refused(name: str, value: Any) -> None:
     with pytest.raises(InvalidSettings, match=name):
         replace(SETTINGS, **{name: value})
-
-
-def test_gates_are_edited_where_they_are_asked_for_and_refused_where_there_are_none() -> None:
-    settings = replace(SETTINGS, matrices=("up", "gate", "down"))
-    model = zoo.tiny("llama")
-    found = edited_matrices(model, "mend", settings)
-    assert [matrix.name.rpartition("mlp.")[2] for matrix in found[1]] == [
-        "up_proj.weight",
-        "gate_proj.weight",
-        "down_proj.weight",
-    ]
-    with pytest.raises(MethodRefused, match="which has none: set `matrices`"):
-        edited_matrices(zoo.tiny("gpt2"), "mend", settings)
 
 
 @pytest.mark.parametrize(
