@@ -1,8 +1,9 @@
-"""Writing files so that a reader sees the old bytes or the new ones, never a part."""
+"""Writing files so that a reader sees the old bytes or the new ones, never a part, and one writer at a time."""
 
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from editguard.errors import CacheError, EditguardError
@@ -70,6 +71,37 @@ def refuse_unwritable(folder: str | os.PathLike[str], *, error: type[EditguardEr
         raise error(
             f"cannot write to {folder}: {reason}. Nothing was run; make the folder writable, or choose another one."
         ) from failure
+
+
+@contextlib.contextmanager
+def locked(
+    path: str | os.PathLike[str], *, called: str = "folder", error: type[EditguardError] = CacheError
+) -> Iterator[None]:
+    """Let one process at a time do what belongs to the lock file `path`; a killed process leaves no lock behind.
+
+    Others wait. A missing folder is made.
+
+    Args:
+        called: what the folder is, in words.
+
+    Raises: `error`: the folder cannot be made or written.
+    """
+    from filelock import FileLock
+
+    path = Path(path)
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as failure:
+        raise error(
+            f"the {called} {path.parent} cannot be written ({failure.strerror or failure}): "
+            "make it writable, or choose another one."
+        ) from failure
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _mode_of(path: Path) -> int:

@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 import editguard.storage
 from editguard.errors import BaselineUnreadable, CacheError
-from editguard.storage import refuse_unwritable, write_atomically
+from editguard.storage import locked, refuse_unwritable, write_atomically
 
 
 def test_text_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:
@@ -67,3 +68,19 @@ def test_a_folder_that_takes_no_file_is_refused(tmp_path: Path, inside: str) -> 
     (tmp_path / "file").touch()
     with pytest.raises(BaselineUnreadable, match=r"cannot write to .*Nothing was run"):
         refuse_unwritable(tmp_path / "file" / inside, error=BaselineUnreadable)
+
+
+def test_a_lock_is_held_by_one_at_a_time_and_free_afterwards_whatever_happened_inside(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "one.lock"
+    with pytest.raises(KeyError), locked(path):
+        with pytest.raises(Timeout):
+            FileLock(path, timeout=0).acquire()
+        raise KeyError
+    with locked(path):
+        pass
+
+
+def test_a_lock_in_a_folder_that_cannot_be_made_is_one_error_that_says_which(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BaselineUnreadable, match=r"the store .*file cannot be written"):
+        locked(tmp_path / "file" / "one.lock", called="store", error=BaselineUnreadable).__enter__()

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -21,7 +20,7 @@ from torch import Tensor
 from editguard.edits import content_id
 from editguard.errors import CacheError
 from editguard.models.weights import tensor_sha256
-from editguard.storage import refuse_unwritable, write_atomically
+from editguard.storage import locked, refuse_unwritable, write_atomically
 
 FORMAT: Final = 1
 _HEADER: Final = "editguard"
@@ -154,19 +153,8 @@ class EditorFiles:
         Raises: CacheError: the folder cannot be written.
         """
         refuse_unwritable(self.folder)
-        lock = FileLock(self.folder / f".{self.name}.lock")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except OSError as failure:
-            raise CacheError(
-                f"the folder {self.folder} cannot be written ({failure.strerror or failure}): make it writable, or "
-                "choose another one."
-            ) from failure
-        try:
+        with locked(self.folder / f".{self.name}.lock"):
             yield
-        finally:
-            lock.release()
 
     def _refuse_another(self, path: Path, found: Mapping[str, Any]) -> None:
         if (difference := self.identity.difference(found)) is not None:

@@ -10,14 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from editguard.errors import CacheError
 from editguard.models.weights import tensor_sha256
-from editguard.storage import write_atomically
+from editguard.storage import locked, write_atomically
 
 DAMAGES: Final = (SafetensorError, OSError, KeyError, ValueError)
 """What reading a damaged file may raise."""
@@ -71,19 +69,8 @@ class TensorCache:
 
         Raises: CacheError: the folder cannot be written.
         """
-        lock = FileLock(self.folder / f"{name}.lock")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except OSError as failure:
-            raise CacheError(
-                f"the cache folder {self.folder} cannot be written ({failure.strerror or failure}): "
-                "make it writable, or choose another one."
-            ) from failure
-        try:
+        with locked(self.folder / f"{name}.lock", called="cache folder"):
             yield
-        finally:
-            lock.release()
 
 
 def warn_of_damage(message: str) -> None:
