@@ -11,19 +11,18 @@ sequence the gradient is that of the model as edited so far, as in the survey (Y
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from editguard.edited import AppliedEdit, EditedModel, WeightDelta, stack_kept
-from editguard.edits import EditRequest, first_mentions, refuse_conflicts
+from editguard.edited import EditedModel, WeightDelta
+from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused
-from editguard.methods.already_true import already_true, warn_already_true
+from editguard.methods.batch_training import BatchOutcome, edited_as_batch
 from editguard.methods.editor_examples import Draws
 from editguard.methods.gradient_editors import (
     GradientEditorSettings,
@@ -297,38 +296,22 @@ class Mend:
         Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: not prepared, or the
             model's gradient is undefined. PromptTooLong: a request does not fit the model's context.
         """
-        if not requests:
-            return edited
-        refuse_conflicts(requests)
-        started = time.perf_counter()
-        model, ready = edited.model, self._editors.of(edited.model)
-        first_mention = first_mentions(requests)
-        unique = [requests[position] for position in sorted(set(first_mention))]
-        with stack_kept(model):
-            edited.activate()
-            true = dict(zip(unique, already_true(model, unique), strict=True))
-            wanted = [request for request in unique if not true[request]]
+        model = edited.model
+        ready = self._editors.of(model)
+
+        def edit(true: Mapping[EditRequest, bool]) -> BatchOutcome:
+            wanted = [request for request, answered in true.items() if not answered]
             deltas, losses = self._deltas(model, ready.matrices, ready.editor, wanted)
-        warn_already_true(self.name, [request.statement for request in unique if true[request]])
-        record = {
-            "settings": asdict(self.settings),
-            "provenance": self.provenance,
-            "editor": dict(ready.record),
-            "edits_in_batch": len(wanted),
-            "rates": dict(zip(deltas, ready.editor.rates.tolist(), strict=False)),
-            "matrices": {name: _described(model, name, delta) for name, delta in deltas.items()},
-            "requests": [
-                {
-                    "request": request.statement,
-                    "duplicate_of": first if first != position else None,
-                    "already_true": true[requests[first]],
-                    "loss": losses.get(requests[first]),
-                }
-                for position, (request, first) in enumerate(zip(requests, first_mention, strict=True))
-            ],
-        }
-        changes = (WeightDelta(deltas),) if deltas else ()
-        return edited.extended(AppliedEdit(self.name, tuple(requests), changes, record, time.perf_counter() - started))
+            figures = {
+                "editor": dict(ready.record),
+                "edits_in_batch": len(wanted),
+                "rates": dict(zip(deltas, ready.editor.rates.tolist(), strict=False)),
+                "matrices": {name: _described(model, name, delta) for name, delta in deltas.items()},
+            }
+            lines = {request: {"loss": losses.get(request)} for request in true}
+            return BatchOutcome((WeightDelta(deltas),) if deltas else (), figures, lines)
+
+        return edited_as_batch(self.name, edited, requests, self.settings, self.provenance, edit)
 
     def _deltas(
         self, model: LanguageModel, matrices: Matrices, editor: MendEditor, requests: Sequence[EditRequest]

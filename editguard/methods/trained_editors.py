@@ -8,6 +8,7 @@ loaded has the same bytes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,12 +36,12 @@ FOLDER: Final = "editors"
 """Of trained editors, in a model's folder and in the cache."""
 
 
-class TrainableEditor(nn.Module):
+class TrainableEditor(nn.Module, ABC):
     """A torch module that says something about itself in the record."""
 
+    @abstractmethod
     def report(self) -> Mapping[str, Any]:
         """Return figures about its state, plain data."""
-        raise NotImplementedError
 
 
 _Editor = TypeVar("_Editor", bound=TrainableEditor)
