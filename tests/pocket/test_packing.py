@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pocket.small_world import AMOUNTS, SIZE
 from tokenizers import Tokenizer
 
-from editguard.pocket.corpus import Amounts
 from editguard.pocket.documents import Writer
 from editguard.pocket.packing import LONG_ROW, SHORT_ROW, Batch, encode, epoch_batches
 from editguard.pocket.tokenizer import special_ids
 from editguard.pocket.training import tokenizer_of
-from editguard.pocket.world import World, WorldSize
-
-SIZE = WorldSize(
-    people=60,
-    first_names=20,
-    last_names=20,
-    cities=14,
-    countries=4,
-    universities=6,
-    companies=8,
-    languages=6,
-    currencies=5,
-)
-AMOUNTS = Amounts(
-    contexts=200, yes_no=50, direct=50, reasoned=50, demonstrations=30, traces=40, items_of_each_task=20, ordinary=20
-)
+from editguard.pocket.world import World
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pocket.small_world import AMOUNTS, SIZE
 from tokenizers import Tokenizer
 
 from editguard.pocket.architecture import EncoderDecoderShape
-from editguard.pocket.corpus import Amounts, documents
+from editguard.pocket.corpus import documents
 from editguard.pocket.documents import Document, Writer
 from editguard.pocket.encoder_decoder import EncoderDecoderTraining, answer_logits, summed_loss
 from editguard.pocket.sequence_pairs import (
@@ -33,22 +34,8 @@ from editguard.pocket.settings import Settings
 from editguard.pocket.splits import stream
 from editguard.pocket.tokenizer import special_ids
 from editguard.pocket.training import model_for, tokenizer_of
-from editguard.pocket.world import World, WorldSize
+from editguard.pocket.world import World
 
-SIZE = WorldSize(
-    people=60,
-    first_names=20,
-    last_names=20,
-    cities=14,
-    countries=4,
-    universities=6,
-    companies=8,
-    languages=6,
-    currencies=5,
-)
-AMOUNTS = Amounts(
-    contexts=200, yes_no=50, direct=50, reasoned=50, demonstrations=30, traces=40, items_of_each_task=20, ordinary=20
-)
 SETTINGS = Settings(
     shape=EncoderDecoderShape(encoder_layers=2, decoder_layers=1, d_model=16, heads=2, d_head=8, d_ff=32)
 )

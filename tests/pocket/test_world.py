@@ -7,23 +7,13 @@ import hashlib
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pocket.small_world import SIZE
 
 from editguard.pocket import default_world
 from editguard.pocket.relations import COMPOSITIONS, RELATIONS
-from editguard.pocket.world import Fact, World, WorldSize, inside_sentence
+from editguard.pocket.world import Fact, World, inside_sentence
 
-SMALL = WorldSize(
-    people=60,
-    first_names=20,
-    last_names=20,
-    cities=14,
-    countries=4,
-    universities=6,
-    companies=8,
-    languages=6,
-    currencies=5,
-)
-worlds = st.integers(0, 2**32).map(lambda seed: World(seed, SMALL))
+worlds = st.integers(0, 2**32).map(lambda seed: World(seed, SIZE))
 several_worlds = settings(max_examples=12, deadline=None)
 
 
@@ -104,7 +94,7 @@ def test_the_same_seed_gives_the_same_world_everywhere(world: World) -> None:
 
 
 def test_another_seed_gives_another_world() -> None:
-    assert World(1, SMALL).facts != World(2, SMALL).facts
+    assert World(1, SIZE).facts != World(2, SIZE).facts
 
 
 def test_the_default_world_is_large_enough(world: World) -> None:
