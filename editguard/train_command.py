@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from editguard.errors import ConfigurationError, UnknownMethod
+from editguard.pocket import MODEL_NAME, MODEL_NAMES
 
 if TYPE_CHECKING:
     from editguard.edits import EditCase
 
-POCKET: Final = "pocket"
 INTERRUPTED: Final = 130
 """Exit status after Ctrl-C, as shells have it."""
 
@@ -29,7 +29,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "it by the method's setting 'editor'.",
     )
     parser.add_argument("method", help="a method that trains; 'editguard methods' says which do")
-    parser.add_argument("--model", default=POCKET, help="pocket (default), a directory, or a name on the hub")
+    parser.add_argument(
+        "--model", default=MODEL_NAME, help=f"{', '.join(MODEL_NAMES)}, a directory, or a hub name (default: pocket)"
+    )
     parser.add_argument("--revision", help="revision of a model from the hub")
     parser.add_argument("--data", type=Path, metavar="FILE", help="edit cases, one JSON object per line")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the editor (default: the cache)")
@@ -114,7 +116,7 @@ def _cases(options: argparse.Namespace) -> Sequence[EditCase]:
         from editguard.datasets.jsonl import load_cases
 
         return load_cases(options.data)
-    if options.model != POCKET:
+    if options.model not in MODEL_NAMES:
         raise ConfigurationError(
             f"give edit cases to train the editor of {options.model} on with --data FILE, one JSON object per line."
         )

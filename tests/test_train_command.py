@@ -12,6 +12,9 @@ from editguard.cli import main
 from editguard.datasets.jsonl import write_cases
 from editguard.methods import Preparation, create, editor_training, methods
 from editguard.methods.editor_store import load_editor
+from editguard.methods.mend import Mend
+from editguard.pocket import MODEL_NAMES
+from editguard.probes.pocket import pocket_training_cases
 
 TRAINED = [info.name for info in methods().values() if info.trains]
 QUICK = {
@@ -66,6 +69,20 @@ def test_an_editor_in_a_folder_is_named_with_the_setting_that_uses_it(
     assert load_editor(path)[1]["seed"] == 3
     assert load_editor(path)[1]["settings"]["steps"] == 4
     assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_the_embedded_models_bring_their_training_cases(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Preparation] = []
+
+    def trained(_: Any, model: Any, data: Preparation, out: Path | None) -> Path:
+        assert (model.name, out) == (name, None)
+        seen.append(data)
+        return Path("mend.safetensors")
+
+    monkeypatch.setattr(Mend, "train", trained)
+    assert main(["train", "mend", "--model", name]) == 0
+    assert tuple(seen[0].training) == pocket_training_cases()
 
 
 def test_an_interruption_says_how_to_go_on_and_the_same_command_does(
