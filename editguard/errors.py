@@ -99,6 +99,14 @@ class CacheError(EditguardError):
     """The cache directory cannot be read or written."""
 
 
+class MemoryFull(MethodRefused):
+    """A memory of edits has no room for more rows."""
+
+
+class MemoryUnreadable(EditguardError):
+    """A file of a memory of edits is missing, damaged or of a foreign version, or cannot be written."""
+
+
 class PromptTooLong(EditguardError, ValueError):
     """A prompt, or a prompt with its answer, does not fit the model's context; or it has no tokens at all."""
 

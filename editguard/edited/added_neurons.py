@@ -110,10 +110,6 @@ class AddedNeurons:
         if branches[self.layer].empty:
             branches.pop(self.layer).close()
 
-    def rewrite(self, prompts: Sequence[str]) -> list[str]:
-        """Return the prompts as they are."""
-        return list(prompts)
-
 
 class _Branch:
     """All neurons in force beside one MLP, in the order in which they came."""

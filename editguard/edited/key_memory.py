@@ -33,10 +33,6 @@ class KeyMemory:
     def uninstall(self, model: LanguageModel) -> None:
         """Do nothing: the model computes without it."""
 
-    def rewrite(self, prompts: Sequence[str]) -> list[str]:
-        """Return the prompts as they are."""
-        return list(prompts)
-
 
 def earlier_keys(changes: Sequence[Change], parameter: str) -> Tensor | None:
     """Return the keys (d_in, all edits) that a chain remembers for a parameter, oldest first; None without any."""

@@ -1,4 +1,4 @@
-"""An edit that stands in front of the prompt: requests kept in a memory, the weights untouched."""
+"""An edit that stands in front of the model: rows in a memory, and a way to ask with them; no weight changes."""
 
 from __future__ import annotations
 
@@ -6,40 +6,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from editguard.edits import EditRequest
+from editguard.edited.consulted import Consulted
+from editguard.edited.edit_memory import EditMemory
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
 
 
-class Prompter(Protocol):
-    """Writes the prompts that make a model answer as the remembered requests want."""
+class Front(Protocol):
+    """Decides for prompts what is read in their place, so that a model answers as the remembered edits want."""
 
-    def __call__(self, rows: Sequence[EditRequest], prompts: Sequence[str]) -> list[str]:
-        """Return one prompt for each of `prompts`, given the memory's rows, oldest first."""
+    def consult(self, memory: EditMemory, prompts: Sequence[str]) -> list[Consulted]:
+        """Return what is read for each of `prompts`, which differ from each other; the memory has at least one row.
 
-
-def remembered(rows: Sequence[EditRequest], new: Sequence[EditRequest]) -> tuple[EditRequest, ...]:
-    """Return the memory after `new`: a later request on the same fact replaces the earlier one."""
-    memory = {row.fact_key: row for row in rows}
-    for request in new:
-        memory.pop(request.fact_key, None)
-        memory[request.fact_key] = request
-    return tuple(memory.values())
+        The model that it is about is in the state that the edits before this one have made.
+        """
 
 
 @dataclass(frozen=True, eq=False)
 class PromptMemory:
-    """A memory of requests, and the way to write prompts from it.
+    """A memory of edits, and the way to ask with it.
 
     Attributes:
-        rows: all requests of the memory, those of `continues` included, oldest first.
-        prompter: writes the prompts; an empty memory never calls it.
-        continues: the memory that this one continues; its own rewriting is then skipped.
+        method: whose memory it is.
+        memory: all rows, those of `continues` included.
+        front: asks with them; an empty memory never calls it.
+        continues: the memory of the same method that this one goes on from, and stands for.
     """
 
-    rows: tuple[EditRequest, ...]
-    prompter: Prompter
+    method: str
+    memory: EditMemory
+    front: Front
     continues: PromptMemory | None = None
 
     def install(self, model: LanguageModel) -> None:
@@ -48,6 +45,6 @@ class PromptMemory:
     def uninstall(self, model: LanguageModel) -> None:
         """Do nothing: the memory acts on prompts alone."""
 
-    def rewrite(self, prompts: Sequence[str]) -> list[str]:
-        """Return the prompts with the memory in front of them."""
-        return self.prompter(self.rows, prompts) if self.rows else list(prompts)
+    def consult(self, prompts: Sequence[str]) -> list[Consulted]:
+        """Return what is read for each prompt; the prompts differ from each other."""
+        return self.front.consult(self.memory, prompts) if len(self.memory) else [Consulted(prompt=p) for p in prompts]

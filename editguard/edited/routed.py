@@ -66,10 +66,6 @@ class RoutedChange(ABC):
         if before is not None:
             before._wake(model)
 
-    def rewrite(self, prompts: Sequence[str]) -> list[str]:
-        """Return the prompts as they are."""
-        return list(prompts)
-
     def _wake(self, model: LanguageModel) -> None:
         def forward(_: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             return None if model.reading is None else self._forward(model.reading, args[0], output)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -32,7 +32,3 @@ class WeightDelta:
     def uninstall(self, model: LanguageModel) -> None:
         """Take back the ledger's newest step."""
         model.weights.pop()
-
-    def rewrite(self, prompts: Sequence[str]) -> list[str]:
-        """Return the prompts as they are."""
-        return list(prompts)

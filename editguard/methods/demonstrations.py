@@ -13,9 +13,9 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from editguard.edited.searching import Encoder, Index
 from editguard.edits import EditRequest
 from editguard.methods.protocol import DemonstrationRecord
-from editguard.methods.retrieval import Encoder, Index
 
 Kind = Literal["copy", "update", "retain"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -1,21 +1,22 @@
 """IKE: edit by demonstrations and the new fact in front of the prompt; no weight changes.
 
 Source: Zheng, Li, Dong, Fan, Wu, Xu, Chang, "Can We Edit Factual Knowledge by In-Context Learning?", EMNLP 2023.
-Several requests form one memory: every prompt is answered with the nearest request as the new fact ("always on"; a
-prompt that no request concerns meets the nearest one all the same), and a later request on the same fact replaces the
-earlier one.
+Several requests form one memory: every prompt is answered with the nearest request as the new fact. The paper's IKE is
+always on, so a prompt that no request concerns meets the nearest one all the same; with a `scope`, prompts that are not
+so near to any go to the model as they are.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from weakref import WeakKeyDictionary
 
-from editguard.edited import AppliedEdit, EditedModel, PromptMemory, remembered
-from editguard.edits import EditRequest, refuse_conflicts
+from editguard.edited import Consulted, EditMemory, MemoryRow, Retrieved, Search
+from editguard.edited.edit_memory import by_key, by_text
+from editguard.edited.searching import Encoder
+from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused, MissingMaterial
 from editguard.methods.demonstrations import (
     Demonstration,
@@ -25,12 +26,16 @@ from editguard.methods.demonstrations import (
     kept_when_shortened,
     query_text,
 )
+from editguard.methods.memory_method import MemoryMethod
 from editguard.methods.protocol import DemonstrationRecord, Preparation
-from editguard.methods.retrieval import Encoder, EncoderName, Index, encoder
+from editguard.methods.retrieval import encoder
 from editguard.methods.settings import Recipe
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
+
+SearchedBy = Literal["statement", "prompt"]
+SEARCHED_BY: Final = {"statement": by_text, "prompt": by_key}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +50,14 @@ class InContextSettings:
     """"spread": kinds alternate evenly (the paper); "shuffled": at random (the released code)."""
     copies_edit: bool = True
     """Whether a copy demonstration of the edit itself stands last."""
-    encoder: EncoderName = "tf-idf"
-    """What measures the nearness of texts."""
+    encoder: str = "tf-idf"
+    """What measures the nearness of texts: "tf-idf", "mean-pooled" (the model's own states), or "sentences:NAME"."""
+    searched_by: SearchedBy = "statement"
+    """What of a remembered edit a question is compared with: its statement, or its prompt, which lacks the target."""
+    scope: float | None = None
+    """Prompts less similar than this to every edit are answered as they are; None = none are (the paper)."""
+    memory_limit: int | None = None
+    """Most edits in the memory."""
     context_limit: int | None = None
     """Tokens that the model may read and write; None = its own context length."""
     answer_tokens: int = 24
@@ -59,6 +70,8 @@ class InContextSettings:
             raise InvalidSettings(f"demonstrations is not negative; got {self.demonstrations}.")
         if min(self.proportion) < 0 or not any(self.proportion):
             raise InvalidSettings(f"proportion has weights >= 0, not all 0; got {self.proportion}.")
+        if self.memory_limit is not None and self.memory_limit < 1:
+            raise InvalidSettings(f"memory_limit is at least 1; got {self.memory_limit}.")
         if self.answer_tokens < 1 or (self.context_limit is not None and self.context_limit < 1):
             raise InvalidSettings("answer_tokens and context_limit are at least 1.")
 
@@ -69,50 +82,52 @@ class Written:
 
     Attributes:
         text: the whole prompt.
-        row: id of the request used as the new fact, with its `similarity` to the probe.
         demonstrations: in the order of the text.
         dropped: how many did not fit the context.
         tokens: length of the text.
     """
 
     text: str
-    row: str
-    similarity: float
     demonstrations: tuple[Demonstration, ...]
     dropped: int
     tokens: int
 
 
-class InContextPrompter:
+class InContextFront:
     """Writes prompts from a memory of requests and a pool of demonstrations."""
 
     def __init__(self, model: LanguageModel, settings: InContextSettings, pool: Pool | None, nearness: Encoder) -> None:
-        self._model = model
+        self.model = model
         self._settings = settings
         self._pool = pool
-        self._encoder = nearness
-        self._routes: tuple[tuple[EditRequest, ...], Index] | None = None
+        self._search = Search(nearness, SEARCHED_BY[settings.searched_by])
 
-    def __call__(self, rows: Sequence[EditRequest], prompts: Sequence[str]) -> list[str]:
-        """Return the prompts that the model reads."""
-        return [written.text for written in self.written(rows, prompts)]
+    def consult(self, memory: EditMemory, prompts: Sequence[str]) -> list[Consulted]:
+        """See `Front`."""
+        return [
+            Consulted(prompt=probe, route="out-of-scope", retrieved=(found,))
+            if made is None
+            else Consulted(prompt=made.text, route="in-scope", retrieved=(found,))
+            for probe, found, made in self.written(memory, prompts)
+        ]
 
-    def written(self, rows: Sequence[EditRequest], prompts: Sequence[str]) -> list[Written]:
-        """Return the prompts with their history."""
-        unique = list(dict.fromkeys(prompts))
-        subjects = [row.subject for row in rows]
-        made = {
-            probe: self.compose(rows[place], probe, subjects, similarity)
-            for probe, (place, similarity) in zip(unique, self._routed(rows, unique), strict=True)
-        }
-        return [made[prompt] for prompt in prompts]
+    def written(self, memory: EditMemory, prompts: Sequence[str]) -> list[tuple[str, Retrieved, Written | None]]:
+        """Return each prompt, the row that it was compared with, and what is written for it, if it is in scope."""
+        subjects = frozenset(row.request.subject for row in memory if row.request is not None)
+        scope = self._settings.scope
+        found = []
+        for probe, [(row, similarity)] in zip(prompts, memory.nearest(self._search, prompts), strict=True):
+            near = scope is None or similarity >= scope
+            made = self.compose(row, probe, subjects) if near else None
+            found.append((probe, Retrieved(row.id, similarity), made))
+        return found
 
-    def compose(self, request: EditRequest, probe: str, subjects: Sequence[str], similarity: float = 1.0) -> Written:
-        """Return the prompt for a probe, with `request` as the new fact, cut to the context."""
-        settings = self._settings
+    def compose(self, row: MemoryRow, probe: str, subjects: frozenset[str]) -> Written:
+        """Return the prompt for a probe, with a row as the new fact, cut to the context."""
+        settings, request = self._settings, row.request
         nearest = (
             []
-            if self._pool is None
+            if self._pool is None or request is None
             else self._pool.nearest(
                 request,
                 probe,
@@ -125,7 +140,7 @@ class InContextPrompter:
         )
 
         def attempt(count: int, copies: bool = settings.copies_edit) -> Written:
-            return self._composed(request, probe, nearest, count, copies, similarity)
+            return self._composed(row, probe, nearest, count, copies)
 
         whole = attempt(len(nearest))
         if self._fits(whole):
@@ -138,43 +153,26 @@ class InContextPrompter:
         return shortened if self._fits(shortened) else attempt(0, copies=False)
 
     def _composed(
-        self,
-        request: EditRequest,
-        probe: str,
-        nearest: Sequence[Demonstration],
-        count: int,
-        copies: bool,
-        similarity: float,
+        self, row: MemoryRow, probe: str, nearest: Sequence[Demonstration], count: int, copies: bool
     ) -> Written:
         """Return the prompt with `count` of the demonstrations, the nearest one next to the query."""
         kinds = [demonstration.kind for demonstration in nearest]
         kept = kept_when_shortened(kinds, count, self._settings.proportion)
         chosen = [nearest[place] for place in reversed(kept)]
-        if copies:
-            own = demonstration_text(request.statement, request.text.rstrip(), request.target.strip())
+        if copies and row.request is not None:
+            own = demonstration_text(row.text, row.key.rstrip(), row.request.target.strip())
             chosen.append(Demonstration(None, "copy", own))
-        text = "".join(demonstration.text for demonstration in chosen) + query_text(request.statement, probe)
-        tokens = len(self._model.encode(text))
-        return Written(text, request.id, similarity, tuple(chosen), len(nearest) - len(kept), tokens)
+        text = "".join(demonstration.text for demonstration in chosen) + query_text(row.text, probe)
+        return Written(text, tuple(chosen), len(nearest) - len(kept), len(self.model.encode(text)))
 
     def _fits(self, written: Written) -> bool:
-        limits = (self._settings.context_limit, self._model.context_length)
+        limits = (self._settings.context_limit, self.model.context_length)
         known = [limit for limit in limits if limit is not None]
-        beside = 0 if self._model.anatomy.encoder_layers else self._settings.answer_tokens
+        beside = 0 if self.model.anatomy.encoder_layers else self._settings.answer_tokens
         return not known or written.tokens + beside <= min(known)
 
-    def _routed(self, rows: Sequence[EditRequest], probes: Sequence[str]) -> list[tuple[int, float]]:
-        """Return for each probe the nearest row and its similarity; of equals the older one."""
-        if len(rows) == 1:
-            return [(0, 1.0)] * len(probes)
-        memory = tuple(rows)
-        if self._routes is None or self._routes[0] != memory:
-            self._routes = (memory, self._encoder.index([row.text for row in memory]))
-        nearness = self._routes[1].similarities(probes)
-        return [(int(row.argmax()), float(row.max())) for row in nearness]
 
-
-class InContextEditing:
+class InContextEditing(MemoryMethod):
     """IKE: a memory of requests in front of the prompt, with demonstrations of how to use a new fact."""
 
     name: ClassVar[str] = "ike"
@@ -214,40 +212,27 @@ class InContextEditing:
             )
         self._pools[model], self._given[model] = pool, given
 
-    def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
-        """Return `edited` with the requests in its memory.
-
-        Raises: ConflictingEdits: two requests want different targets for one fact. MethodRefused: not prepared.
-        """
-        if not requests:
-            return edited
-        refuse_conflicts(requests)
-        started = time.perf_counter()
-        model = edited.model
+    def front(self, model: LanguageModel) -> InContextFront:
+        """See `MemoryMethod`."""
         pool = self._pools.get(model)
         if pool is None and self.settings.demonstrations:
             raise MethodRefused(
                 "ike was not prepared for this model: call prepare(model, Preparation(demonstrations=[...])) first."
             )
-        earlier = next((change for change in reversed(edited.changes) if isinstance(change, PromptMemory)), None)
-        rows = remembered(earlier.rows if earlier else (), requests)
-        prompter = InContextPrompter(model, self.settings, pool, self._encoder(model))
-        subjects = [row.subject for row in rows]
-        own = [prompter.compose(request, request.text, subjects) for request in requests]
-        record = {
-            "settings": asdict(self.settings),
-            "provenance": self.provenance,
-            "memory_rows": len(rows),
+        return InContextFront(model, self.settings, pool, self._encoder(model))
+
+    def recorded(self, front: Any, memory: EditMemory, requests: Sequence[EditRequest]) -> Mapping[str, Any]:
+        """How the prompts of the requests themselves come out."""
+        subjects = frozenset(row.request.subject for row in memory if row.request is not None)
+        own = [front.compose(MemoryRow.of(request), request.text, subjects) for request in requests]
+        pool = self._pools.get(front.model)
+        return {
             "records": len(pool.records) if pool else 0,
             "records_left_out": pool.left_out if pool else 0,
             "demonstrations": [len(written.demonstrations) for written in own],
             "demonstrations_dropped": [written.dropped for written in own],
             "prompt_tokens": [written.tokens for written in own],
         }
-        memory = PromptMemory(rows, prompter, continues=earlier)
-        return edited.extended(
-            AppliedEdit(self.name, tuple(requests), (memory,), record, time.perf_counter() - started)
-        )
 
     def _encoder(self, model: LanguageModel) -> Encoder:
         return self._nearness or encoder(self.settings.encoder, model)

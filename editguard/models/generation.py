@@ -45,12 +45,14 @@ class Generation:
             token.
         stopped: the stop rule or an end-of-text token ended it, not the limit of tokens.
         prompt: as it was asked, before any chat template.
+        prompt_tokens: how many tokens were read for it.
     """
 
     text: str
     token_ids: tuple[int, ...]
     stopped: bool
     prompt: str
+    prompt_tokens: int = 0
 
 
 class Forward(Protocol):

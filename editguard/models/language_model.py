@@ -45,9 +45,6 @@ class Change(Protocol):
     def uninstall(self, model: "LanguageModel") -> None:
         """Take it back; it is the last one in force."""
 
-    def rewrite(self, prompts: Sequence[str]) -> list[str]:
-        """The prompts that the model reads in place of these."""
-
 
 SHARED_TOKENS: Final = 48
 """Rows that begin with so many equal tokens are batched together, and these tokens are run once."""
@@ -317,9 +314,9 @@ class LanguageModel:
 
         made = self.in_batches([len(row) for row in rows], run_safely, keys=self._beginnings(rows))
         answers: dict[str, Generation] = {}
-        for prompt, (new, ended) in zip(unique, made, strict=True):
+        for prompt, row, (new, ended) in zip(unique, rows, made, strict=True):
             text, cut = stop.cut(self.decode(new))
-            answers[prompt] = Generation(text, tuple(new), ended or cut, prompt)
+            answers[prompt] = Generation(text, tuple(new), ended or cut, prompt, len(row))
         return [answers[prompt] for prompt in prompts]
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Score]:

@@ -45,8 +45,10 @@ def measurements(
     from editguard.models.sampling import continued_freely
 
     def continued(prompts: Sequence[str], *, tokens: int) -> list[str]:
-        edited.activate()
-        return continued_freely(edited.model, edited.rewrite(prompts), tokens=tokens, seed=seed)
+        made: dict[int, str] = {}
+        for model, places, texts in edited.by_model(prompts):
+            made.update(zip(places, continued_freely(model, texts, tokens=tokens, seed=seed), strict=True))
+        return [made[place] for place in range(len(prompts))]
 
     found = []
     for name in properties:

@@ -190,7 +190,8 @@ def test_in_a_batch_the_rows_near_a_key_change_and_the_others_keep_their_bits(ru
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_the_value_itself_is_what_the_matrix_puts_out_at_the_last_prompt_token(family: str, dtype: torch.dtype) -> None:
     model = zoo.tiny(family, dtype=dtype)
-    codebook = codebook_at(model, IN)
+    exact = dtype == torch.float32  # else the key is read alone and the query in a batch, each rounded in its own way
+    codebook = codebook_at(model, IN, radius=1e-3 if exact else 0.1)
     module = codebook.matrix.module
     # A block's residual sum in place would be seen in the captured tensor, were it not a copy.
     with capture(module) as plain:

@@ -1,12 +1,14 @@
 """Merged chains: fewer matrices in memory, the same bytes in the model."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editguard.edited import AppliedEdit, EditedModel, PromptMemory, WeightDelta
+from editguard.edited import AppliedEdit, Consulted, EditedModel, EditMemory, MemoryRow, PromptMemory, WeightDelta
 from editguard.edited.compaction import compacted, merged
 from editguard.edited.side_memory import Memory, SideMemory, Support
 from editguard.edits import EditRequest
@@ -105,9 +107,16 @@ def test_a_sequence_merged_after_each_edit_holds_one_matrix_per_parameter_all_th
     assert growing.requests == whole.requests
 
 
+class Mute:
+    """A front that changes nothing."""
+
+    def consult(self, memory: EditMemory, prompts: Sequence[str]) -> list[Consulted]:
+        return [Consulted(prompt=prompt) for prompt in prompts]
+
+
 def test_low_rank_edits_memories_and_other_methods_stay_apart() -> None:
     model = zoo.tiny("gpt2")
-    remembering = AppliedEdit("toy", (FACT,), (PromptMemory((FACT,), lambda _, prompts: list(prompts)),))
+    remembering = AppliedEdit("toy", (FACT,), (PromptMemory("toy", EditMemory([MemoryRow.of(FACT)]), Mute()),))
     dense = [edit(model, "dense", seed) for seed in range(4)]
     other = edit(model, "dense", 4, method="another")
     edits = [*dense[:2], edit(model, "low rank", 7), remembering, *dense[2:], other]

@@ -1,6 +1,5 @@
 """The chain of edits and the one physical model under it."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +9,17 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editguard.edited import AppliedEdit, EditedModel, PromptMemory, WeightDelta, remembered, stack_kept
+from editguard.edited import (
+    AppliedEdit,
+    Consulted,
+    EditedModel,
+    EditMemory,
+    MemoryRow,
+    PromptMemory,
+    Retrieved,
+    WeightDelta,
+    stack_kept,
+)
 from editguard.edits import EditRequest
 from editguard.models import LanguageModel
 from editguard.models.weights import Dense, LowRank
@@ -35,8 +44,38 @@ class Spoken:
     def uninstall(self, model: LanguageModel) -> None:
         self.log.append(f"-{self.name}")
 
-    def rewrite(self, prompts: Sequence[str]) -> list[str]:
-        return [f"{self.name}:{prompt}" for prompt in prompts]
+
+@dataclass
+class Named:
+    """A front that puts its name and the number of rows before a prompt, or lets another model answer."""
+
+    name: str
+    answered_by: LanguageModel | None = None
+    asked: list[str] = field(default_factory=list)
+
+    def consult(self, memory: EditMemory, prompts: Sequence[str]) -> list[Consulted]:
+        self.asked += prompts
+        return [
+            Consulted(
+                prompt=f"{self.name}{len(memory)}:{prompt}",
+                route="in-scope",
+                retrieved=(Retrieved(self.name, 0.5),),
+                calls=1,
+                read=10,
+                written=2,
+                answered_by=self.answered_by,
+            )
+            for prompt in prompts
+        ]
+
+
+def fronted(front: Named, *requests: EditRequest, continues: PromptMemory | None = None) -> AppliedEdit:
+    memory = EditMemory(map(MemoryRow.of, requests))
+    return AppliedEdit(front.name, requests, (PromptMemory(front.name, memory, front, continues),))
+
+
+def sent(edited: EditedModel, *prompts: str) -> list[str]:
+    return [consulted.prompt for consulted in edited.consult(prompts)]
 
 
 @pytest.fixture(scope="module")
@@ -135,36 +174,77 @@ def test_extending_leaves_the_shorter_chain_as_it_was(model: LanguageModel) -> N
         short.prefix(2)
 
 
-def test_answers_come_through_the_rewritten_prompt_and_the_edited_weights(model: LanguageModel) -> None:
-    edited = EditedModel.original(model).extended(weight_edit(model, 0)).extended(spoken(Spoken("a"), Spoken("b")))
-    assert edited.rewrite(["p"]) == ["b:a:p"]
+def test_answers_come_through_the_prompts_of_the_memories_and_the_edited_weights(model: LanguageModel) -> None:
+    edited = EditedModel.original(model).extended(weight_edit(model, 0))
+    edited = edited.extended(fronted(Named("a"), FACT)).extended(fronted(Named("b"), FACT, OTHER))
+    assert sent(edited, "p") == ["b2:a1:p"]
+    [consulted] = edited.consult(["p"])
+    assert (consulted.calls, consulted.read, consulted.written) == (2, 20, 4)
+    assert [found.row for found in consulted.retrieved] == ["a", "b"]
     answers = edited.generate(["The capital", "Ines"], max_new_tokens=5)
     scores = edited.score([("The capital", "Oskar")])
     tokens = edited.next_tokens(["Ines"], 3)
     assert model.weights.depth == 1
-    assert [answer.text for answer in answers] == [
-        answer.text for answer in model.generate(["b:a:The capital", "b:a:Ines"], max_new_tokens=5)
+    plain = model.generate(["b2:a1:The capital", "b2:a1:Ines"], max_new_tokens=5)
+    assert [(answer.text, answer.prompt) for answer in answers] == [(answer.text, answer.prompt) for answer in plain]
+    assert [answer.tokens for answer in answers] == [
+        20 + 4 + len(model.encode(answer.prompt)) + len(answer.token_ids) for answer in plain
     ]
-    assert scores == model.score([("b:a:The capital", "Oskar")])
-    assert tokens == model.next_tokens(["b:a:Ines"], 3)
+    assert scores == model.score([("b2:a1:The capital", "Oskar")])
+    assert tokens == model.next_tokens(["b2:a1:Ines"], 3)
 
 
-def test_a_continued_memory_rewrites_once(model: LanguageModel) -> None:
-    def prompter(rows: Sequence[EditRequest], prompts: Sequence[str]) -> list[str]:
-        return [f"[{len(rows)}]{prompt}" for prompt in prompts]
+def test_a_continued_memory_is_asked_in_place_of_the_one_before_and_each_prompt_once(model: LanguageModel) -> None:
+    front = Named("m")
+    first = fronted(front, FACT)
+    second = fronted(front, FACT, OTHER, continues=first.changes[0])
+    chain = EditedModel.original(model).extended(first)
+    assert sent(chain, "p", "p", "q") == ["m1:p", "m1:p", "m1:q"]
+    longer = chain.extended(second)
+    assert sent(longer, "p") == ["m2:p"]
+    assert longer.memory() is second.changes[0].memory
+    assert (longer.memory("m"), longer.memory("another")) == (longer.memory(), None)
+    assert sent(longer.prefix(1), "p") == ["m1:p"]
+    assert front.asked == ["p", "q", "p", "p"]
+    longer.generate(["p"], max_new_tokens=1)
+    longer.score([("p", "Oskar")])
+    assert front.asked == ["p", "q", "p", "p"]
 
-    first = PromptMemory((FACT,), prompter)
-    second = PromptMemory((FACT, OTHER), prompter, continues=first)
-    chain = EditedModel.original(model).extended(AppliedEdit("m", (FACT,), (first,)))
-    assert chain.rewrite(["p"]) == ["[1]p"]
-    longer = chain.extended(AppliedEdit("m", (OTHER,), (second,)))
-    assert longer.rewrite(["p"]) == ["[2]p"]
-    assert longer.prefix(1).rewrite(["p"]) == ["[1]p"]
-    assert PromptMemory((), prompter).rewrite(["p"]) == ["p"]
+
+def test_an_empty_memory_is_not_asked(model: LanguageModel) -> None:
+    front = Named("m")
+    edited = EditedModel.original(model).extended(fronted(front))
+    assert edited.consult(["p"]) == [Consulted(prompt="p")]
+    assert not front.asked
 
 
-def test_a_later_request_on_the_same_fact_replaces_the_earlier_one() -> None:
-    again = EditRequest(prompt=FACT.prompt, subject="velloria", target="Belmora")
-    assert remembered((FACT, OTHER), (again,)) == (OTHER, again)
-    for order in itertools.permutations((FACT, OTHER)):
-        assert set(remembered((), order)) == {FACT, OTHER}
+def test_each_model_answers_its_own_prompts_and_the_order_stays(model: LanguageModel) -> None:
+    other = zoo.tiny("gpt2")
+    pair = Named("m", answered_by=other)
+    following = Named("n")
+
+    class Parity:
+        """Every second prompt goes to the other model."""
+
+        def consult(self, memory: EditMemory, prompts: Sequence[str]) -> list[Consulted]:
+            known = pair.consult(memory, prompts)
+            return [
+                known[place] if len(prompt) % 2 else Consulted(prompt=prompt) for place, prompt in enumerate(prompts)
+            ]
+
+    memory = EditMemory([MemoryRow.of(FACT)])
+    alone = EditedModel.original(model).extended(AppliedEdit("m", (FACT,), (PromptMemory("m", memory, Parity()),)))
+    prompts = ["odd", "even", "Ines", "Holt."]
+    answers = alone.generate(prompts, max_new_tokens=3)
+    there = other.generate(["m1:odd", "m1:Holt."], max_new_tokens=3)
+    here = model.generate(["even", "Ines"], max_new_tokens=3)
+    assert [answer.token_ids for answer in answers] == [
+        each.token_ids for each in (there[0], here[0], here[1], there[1])
+    ]
+    scores = alone.score([(prompt, "Oskar") for prompt in prompts])
+    assert scores[1:3] == model.score([("even", "Oskar"), ("Ines", "Oskar")])
+    assert scores[3] == other.score([("m1:Holt.", "Oskar")])[0]
+    assert alone.next_tokens(prompts, 1)[0][0][0] == other.next_tokens(["m1:odd"], 1)[0][0][0]
+    stacked = alone.extended(fronted(following, OTHER))
+    assert sent(stacked, *prompts) == ["m1:odd", "n1:even", "n1:Ines", "m1:Holt."]
+    assert [model is other for model, _, _ in stacked.by_model(prompts)] == [True, False]

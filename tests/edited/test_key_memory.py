@@ -37,5 +37,5 @@ def test_a_memory_changes_neither_bytes_nor_prompts() -> None:
     )
     with chain:
         assert model.weights.digest() == before
-        assert chain.rewrite(["a prompt"]) == ["a prompt"]
+        assert [each.prompt for each in chain.consult(["a prompt"])] == ["a prompt"]
     assert not model.installed

@@ -10,7 +10,17 @@ import zoo
 from hypothesis import given
 from hypothesis import strategies as st
 
-from editguard.edited import AppliedEdit, EditedModel, PromptMemory, WeightDelta, merged, stored_bytes
+from editguard.edited import (
+    AppliedEdit,
+    Consulted,
+    EditedModel,
+    EditMemory,
+    MemoryRow,
+    PromptMemory,
+    WeightDelta,
+    merged,
+    stored_bytes,
+)
 from editguard.edited.key_memory import KeyMemory
 from editguard.edits import EditRequest
 from editguard.models import Dense, LowRank, Masked
@@ -28,12 +38,16 @@ class Held:
 
     def uninstall(self, model: object) -> None: ...
 
-    def rewrite(self, prompts: Sequence[str]) -> list[str]:
-        return list(prompts)
+
+class AsTheyAre:
+    """A front that changes nothing."""
+
+    def consult(self, memory: EditMemory, prompts: Sequence[str]) -> list[Consulted]:
+        return [Consulted(prompt=prompt) for prompt in prompts]
 
 
-def as_they_are(_: object, prompts: Sequence[str]) -> list[str]:
-    return list(prompts)
+def memory_of(rows: int, continues: PromptMemory | None = None) -> PromptMemory:
+    return PromptMemory("toy", EditMemory([MemoryRow.of(REQUEST)] * rows), AsTheyAre(), continues)
 
 
 class Plain:
@@ -65,7 +79,7 @@ def test_a_weight_delta_is_as_large_as_its_factors(delta: Any, numbers: int) -> 
 
 
 def test_names_and_text_have_no_size_and_keys_of_a_memory_have() -> None:
-    memory = PromptMemory((REQUEST,), as_they_are)
+    memory = memory_of(1)
     assert stored_bytes([]) == stored_bytes([memory]) == stored_bytes([Held("text"), Held(None), Held(3)]) == 0
     assert stored_bytes([memory, KeyMemory({"a": torch.ones(5, 3)})]) == 60
 
@@ -102,7 +116,7 @@ def test_a_change_that_does_not_tell_makes_the_size_unknown() -> None:
 def test_a_long_chain_of_memories_and_a_thing_that_holds_itself_are_walked() -> None:
     memory = None
     for number in range(3000):
-        memory = PromptMemory((REQUEST,) * (number % 3), as_they_are, memory)
+        memory = memory_of(number % 3, memory)
     assert memory is not None
     assert stored_bytes([memory]) == 0
     ring: list[Any] = [torch.ones(2)]

@@ -97,7 +97,7 @@ def fingerprint_of(edited: EditedModel) -> tuple[object, ...]:
         scores = edited.score([(prompt, " Oskar") for prompt in (*PROMPTS, *EDITED)])
         return (
             edited.model.weights.digest(),
-            tuple(edited.rewrite(PROMPTS)),
+            tuple(consulted.prompt for consulted in edited.consult(PROMPTS)),
             tuple(score.log_probs for score in scores),
         )
 

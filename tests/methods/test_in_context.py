@@ -1,5 +1,6 @@
 """IKE: prompts from a memory, weights untouched."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from editguard.edited import EditedModel, PromptMemory
 from editguard.edits import EditRequest
 from editguard.errors import ConflictingEdits, MethodRefused
 from editguard.methods import DemonstrationRecord, Preparation
-from editguard.methods.in_context import InContextEditing, InContextPrompter, InContextSettings, Written
+from editguard.methods.in_context import InContextEditing, InContextFront, InContextSettings, Written
 from editguard.models import LanguageModel
 
 ROOMY = 100_000
@@ -39,10 +40,15 @@ def memory(edited: EditedModel) -> PromptMemory:
 
 
 def written(edited: EditedModel, prompt: str) -> Written:
-    prompter = memory(edited).prompter
-    assert isinstance(prompter, InContextPrompter)
-    [found] = prompter.written(memory(edited).rows, [prompt])
+    front = memory(edited).front
+    assert isinstance(front, InContextFront)
+    [(_, _, found)] = front.written(memory(edited).memory, [prompt])
+    assert found is not None
     return found
+
+
+def sent(edited: EditedModel, prompts: Sequence[str]) -> list[str]:
+    return [consulted.prompt for consulted in edited.consult(prompts)]
 
 
 def test_the_prompt_is_demonstrations_the_edits_copy_and_the_query_byte_for_byte(
@@ -50,7 +56,7 @@ def test_the_prompt_is_demonstrations_the_edits_copy_and_the_query_byte_for_byte
 ) -> None:
     edited = prepared(model, records).apply(EditedModel.original(model), facts[:1])
     probe = "Velloria has its capital in "
-    [text] = edited.rewrite([probe])
+    [text] = sent(edited, [probe])
     found = written(edited, probe)
     statement = "The capital of Velloria is Ines Holt"
     copy = f"New Fact: {statement}\nPrompt: {statement}\n\n"
@@ -65,7 +71,7 @@ def test_the_prompt_is_demonstrations_the_edits_copy_and_the_query_byte_for_byte
     assert found.dropped == 0
 
     plain = prepared(model, records, copies_edit=False).apply(EditedModel.original(model), facts[:1])
-    assert plain.rewrite([probe])[0] == text.replace(copy, "")
+    assert sent(plain, [probe])[0] == text.replace(copy, "")
 
 
 def test_weights_and_hooks_stay_as_they_are_and_no_request_means_no_change(
@@ -134,9 +140,9 @@ def test_a_prompt_is_answered_with_the_nearest_request_as_the_new_fact(
     for encoder in ("tf-idf", "mean-pooled"):
         method = prepared(model, records, encoder=encoder)
         edited = method.apply(EditedModel.original(model), facts)
-        for fact, text in zip(facts, edited.rewrite([fact.text for fact in facts]), strict=True):
+        for fact, text in zip(facts, sent(edited, [fact.text for fact in facts]), strict=True):
             assert f"New Fact: {fact.statement}\nPrompt: {fact.text}" in text
-    unrelated = edited.rewrite(["Copy: red blue"])[0]
+    unrelated = sent(edited, ["Copy: red blue"])[0]
     assert unrelated.count("\nPrompt: Copy: red blue") == 1
     assert unrelated.startswith("New Fact: ")
 
@@ -150,16 +156,16 @@ def test_a_sequence_remembers_every_request_and_a_later_one_replaces(
         chain = method.apply(chain, [fact])
     at_once = method.apply(EditedModel.original(model), facts)
     probes = [fact.text for fact in facts]
-    assert chain.rewrite(probes) == at_once.rewrite(probes)
-    assert chain.prefix(1).rewrite(probes[:1])[0].endswith("Prompt: The capital of Velloria is")
+    assert sent(chain, probes) == sent(at_once, probes)
+    assert sent(chain.prefix(1), probes[:1])[0].endswith("Prompt: The capital of Velloria is")
     backwards = method.apply(EditedModel.original(model), facts[::-1])
-    assert backwards.rewrite(probes) == at_once.rewrite(probes)
+    assert sent(backwards, probes) == sent(at_once, probes)
 
     again = EditRequest(prompt=facts[0].prompt, subject=facts[0].subject, target="Belmora")
     changed = method.apply(chain, [again])
-    assert len(memory(changed).rows) == len(facts)
-    assert "Ines Holt" not in changed.rewrite(probes[:1])[0]
-    assert "The capital of Velloria is Belmora" in changed.rewrite(probes[:1])[0]
+    assert len(memory(changed).memory) == len(facts)
+    assert "Ines Holt" not in sent(changed, probes[:1])[0]
+    assert "The capital of Velloria is Belmora" in sent(changed, probes[:1])[0]
 
 
 @given(order=st.permutations(range(4)))
@@ -169,23 +175,25 @@ def test_prompts_do_not_depend_on_the_batch_they_are_in(
 ) -> None:
     edited = prepared(model, records, demonstrations=4).apply(EditedModel.original(model), facts)
     probes = [*(fact.text for fact in facts), "Copy: red"]
-    alone = [edited.rewrite([probe])[0] for probe in probes]
-    assert edited.rewrite([probes[place] for place in order]) == [alone[place] for place in order]
+    alone = [sent(edited, [probe])[0] for probe in probes]
+    assert sent(edited, [probes[place] for place in order]) == [alone[place] for place in order]
 
 
 def test_scores_and_answers_go_through_the_same_prompt(
     model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
 ) -> None:
     edited = prepared(model, records, demonstrations=3).apply(EditedModel.original(model), facts[:1])
-    [text] = edited.rewrite([facts[0].text])
+    [text] = sent(edited, [facts[0].text])
     assert edited.score([(facts[0].text, "Oskar")]) == model.score([(text, "Oskar")])
-    assert edited.generate([facts[0].text], max_new_tokens=3) == model.generate([text], max_new_tokens=3)
+    [answer], [plain] = edited.generate([facts[0].text], max_new_tokens=3), model.generate([text], max_new_tokens=3)
+    assert (answer.token_ids, answer.prompt) == (plain.token_ids, text)
+    assert answer.tokens == len(model.encode(text)) + len(plain.token_ids)
 
 
 def test_the_fact_alone_needs_no_records(model: LanguageModel, facts: tuple[EditRequest, ...]) -> None:
     method = prepared(model, (), demonstrations=0, copies_edit=False)
     edited = method.apply(EditedModel.original(model), facts[:1])
-    assert edited.rewrite(["x is"]) == [f"New Fact: {facts[0].statement}\nPrompt: x is"]
+    assert sent(edited, ["x is"]) == [f"New Fact: {facts[0].statement}\nPrompt: x is"]
 
 
 def test_without_records_or_preparation_ike_says_what_to_give(
@@ -204,7 +212,7 @@ def test_no_global_random_state_is_changed(
     model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
 ) -> None:
     state = torch.get_rng_state()
-    prepared(model, records, type_order="shuffled").apply(EditedModel.original(model), facts).rewrite(["x"])
+    sent(prepared(model, records, type_order="shuffled").apply(EditedModel.original(model), facts), ["x"])
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -213,12 +221,12 @@ def test_what_was_prepared_before_does_not_matter(
 ) -> None:
     fresh, used = prepared(model, records[::2]), prepared(model, records)
     earlier = used.apply(EditedModel.original(model), facts[:1])
-    before = earlier.rewrite([facts[0].text])
+    before = sent(earlier, [facts[0].text])
     used.prepare(model, Preparation(demonstrations=records[::2]))
     original = EditedModel.original(model)
-    wanted = fresh.apply(original, facts[:1]).rewrite([facts[0].text])
-    assert used.apply(original, facts[:1]).rewrite([facts[0].text]) == wanted != before
-    assert earlier.rewrite([facts[0].text]) == before
+    wanted = sent(fresh.apply(original, facts[:1]), [facts[0].text])
+    assert sent(used.apply(original, facts[:1]), [facts[0].text]) == wanted != before
+    assert sent(earlier, [facts[0].text]) == before
 
 
 # ---- behind an encoder

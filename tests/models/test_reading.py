@@ -1,6 +1,5 @@
 """What changes can learn of the prompts that are being read."""
 
-from collections.abc import Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -40,9 +39,6 @@ class Watching:
     def uninstall(self, model: LanguageModel) -> None:
         del model
         self.handle.remove()
-
-    def rewrite(self, prompts: Sequence[str]) -> list[str]:
-        return list(prompts)
 
 
 @contextmanager
