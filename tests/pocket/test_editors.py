@@ -1,8 +1,9 @@
-"""The trained editors that come with the pocket model: for this model, these settings and these cases, and small."""
+"""The trained editors that come with the embedded models: for these models, settings and cases, and small."""
 
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,29 @@ from editguard.edited import EditedModel
 from editguard.methods import Preparation, create, editor_training, methods
 from editguard.methods.editor_store import load_editor
 from editguard.models import LanguageModel, load_model
-from editguard.pocket import T5_MODEL_NAME, weights_path
+from editguard.pocket import MODEL_NAMES, weights_path
 from editguard.probes.pocket import pocket_cases, pocket_training_cases
 
-FOLDER = weights_path() / "editors"
 TRAINED = [info.name for info in methods().values() if info.trains]
 MEGABYTE = 1_000_000
+every_editor = pytest.mark.parametrize(("name", "model_name"), [(name, of) for of in MODEL_NAMES for name in TRAINED])
 
 
-@pytest.fixture(scope="module")
-def model() -> LanguageModel:
-    return load_model("pocket", device="cpu")
+def folder(model_name: str) -> Path:
+    return weights_path(model_name) / "editors"
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@cache
+def loaded(model_name: str) -> LanguageModel:
+    return load_model(model_name, device="cpu")
+
+
+@every_editor
 def test_a_suite_uses_the_shipped_editor_whatever_its_seed_and_trains_nothing(
-    name: str, model: LanguageModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, model_name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """When this fails, train it again by the command that `docs/train-an-editor.md` gives."""
+    model = loaded(model_name)
     monkeypatch.setattr(editor_training._Job, "start", lambda _: pytest.fail("an editor was trained"))
     lines: list[str] = []
     method = create(name, {}, model)
@@ -47,10 +53,10 @@ def test_a_suite_uses_the_shipped_editor_whatever_its_seed_and_trains_nothing(
     model.weights.verify()
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_the_record_beside_an_editor_is_its_own(name: str) -> None:
-    record: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text())
-    state, identity = load_editor(FOLDER / f"{name}.safetensors")
+@every_editor
+def test_the_record_beside_an_editor_is_its_own(name: str, model_name: str) -> None:
+    record: dict[str, Any] = json.loads((folder(model_name) / f"{name}.json").read_text())
+    state, identity = load_editor(folder(model_name) / f"{name}.safetensors")
     assert record["identity"] == identity
     assert (identity["method"], identity["seed"]) == (name, 0)
     assert record["best_step"] <= record["steps"]
@@ -58,14 +64,11 @@ def test_the_record_beside_an_editor_is_its_own(name: str) -> None:
     assert all(tensor.isfinite().all() for tensor in state.values())
 
 
-def test_editors_and_all_weights_of_the_package_are_small() -> None:
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 10 * MEGABYTE
+@pytest.mark.parametrize("model_name", MODEL_NAMES)
+def test_the_editors_of_a_model_are_small(model_name: str) -> None:
+    assert sum(path.stat().st_size for path in folder(model_name).iterdir()) < 10 * MEGABYTE
+
+
+def test_all_weights_of_the_package_are_small() -> None:
     package = Path(editguard.__file__).parent
     assert sum(path.stat().st_size for path in package.rglob("*.safetensors")) < 38 * MEGABYTE
-
-
-@pytest.mark.parametrize("name", TRAINED)
-def test_the_embedded_t5_has_settings_with_which_an_editor_is_trained_in_minutes(name: str) -> None:
-    settings: Any = create(name, {}, load_model(T5_MODEL_NAME, device="cpu")).settings
-    assert settings.steps * settings.edits_per_step <= 4_000
-    assert settings.layers == (2, 3, 6, 7)
