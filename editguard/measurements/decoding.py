@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from editguard.measurements.answering import ANSWER_TOKENS, Answering
+from editguard.measurements.answering import ANSWER_TOKENS, Answering, Generated
+from editguard.measurements.record import Lookup
 
 REASONED_ENDING: Final = "Think:"
 """A prompt with this ending is continued by whole sentences until one begins with the mark of the answer."""
@@ -17,10 +18,11 @@ MOST_SENTENCES: Final = 5
 
 @dataclass(frozen=True)
 class Decoded:
-    """An answer as it was decoded; `stopped` is False where a limit ended it."""
+    """An answer as it was decoded; `stopped` is False where a limit ended it. `lookup` is that of a memory of edits."""
 
     text: str
     stopped: bool
+    lookup: Lookup | None = None
 
 
 def is_reasoned(prompt: str) -> bool:
@@ -55,13 +57,29 @@ def decode(model: Answering, prompts: Sequence[str], *, limits: Sequence[int] | 
 
 def _plain(model: Answering, prompts: Sequence[str], limit: int) -> list[Decoded]:
     found = model.generate(prompts, max_new_tokens=limit)
-    return [Decoded(generated.text, generated.stopped) for generated in found]
+    return [Decoded(generated.text, generated.stopped, _lookup(generated)) for generated in found]
+
+
+def _lookup(generated: Generated) -> Lookup | None:
+    """What an edited model says of the memory that an answer came through; None where there was none."""
+    consulted = getattr(generated, "consulted", None)
+    if consulted is None or consulted.route == "plain":
+        return None
+    return Lookup(
+        route=consulted.route,
+        retrieved=tuple((found.row, found.similarity) for found in consulted.retrieved),
+        tokens=generated.tokens,  # type: ignore[attr-defined]  # comes with `consulted`
+        calls=consulted.calls + 1,
+        outcome=consulted.outcome,
+        sent=generated.prompt,
+    )
 
 
 def _reasoned(model: Answering, prompts: Sequence[str], limit: int) -> list[Decoded]:
     """Sentence by sentence: each is one generation, put behind the prompt for the next."""
     texts = list(prompts)
     answers: dict[int, Decoded] = {}
+    lookups: dict[int, Lookup] = {}
     for _ in range(MOST_SENTENCES):
         open_ = [position for position in range(len(texts)) if position not in answers]
         if not open_:
@@ -69,9 +87,12 @@ def _reasoned(model: Answering, prompts: Sequence[str], limit: int) -> list[Deco
         sentences = _plain(model, [texts[position] for position in open_], limit)
         for position, sentence in zip(open_, sentences, strict=True):
             before, mark, answer = sentence.text.partition(ANSWER_MARK)
+            if (looked := sentence.lookup) is not None:
+                lookups[position] = looked.after(lookups[position]) if position in lookups else looked
             if mark:
                 answers[position] = Decoded(answer.strip(), sentence.stopped)
             elif not before.strip() or not sentence.stopped:
                 answers[position] = sentence
             texts[position] = f"{texts[position].rstrip()} {before.strip()}."
-    return [answers.get(position, Decoded("", stopped=False)) for position in range(len(texts))]
+    found = [answers.get(position, Decoded("", stopped=False)) for position in range(len(texts))]
+    return [replace(answer, lookup=lookups.get(position)) for position, answer in enumerate(found)]

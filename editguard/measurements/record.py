@@ -17,6 +17,34 @@ from editguard.measurements.matching import normalise
 
 
 @dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """How an answer came through a memory of edits, and what it cost.
+
+    Attributes:
+        route: "in-scope" or "out-of-scope": whether the memory took the prompt for one of its own.
+        retrieved: ids of the rows that it found, each with its similarity, the best first.
+        tokens: all that were read and written for the answer, those of earlier steps included.
+        calls: generations, the answer's own included.
+        outcome: how a procedure of several steps ended, "" where there is none.
+        sent: the prompt that was read in the end.
+    """
+
+    route: str
+    retrieved: tuple[tuple[str, float], ...]
+    tokens: int
+    calls: int
+    outcome: str
+    sent: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "retrieved", tuple((row, similarity) for row, similarity in self.retrieved))
+
+    def after(self, earlier: Lookup) -> Lookup:
+        """Return this, of a later sentence of one answer, with the costs of both."""
+        return replace(self, tokens=earlier.tokens + self.tokens, calls=earlier.calls + self.calls)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CaseValue:
     """One probe's outcome.
 
@@ -34,6 +62,7 @@ class CaseValue:
             ones; None where there is nothing to force.
         original: the unedited model's answer, where it was asked too.
         must_hold: whether a single flip of this case is a regression.
+        lookup: how the answer came through a memory of edits, where there is one.
     """
 
     probe: str
@@ -47,6 +76,7 @@ class CaseValue:
     token_accuracy: float | None = None
     original: str | None = None
     must_hold: bool = False
+    lookup: Lookup | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", tuple(self.expected))
@@ -245,5 +275,8 @@ class Measurement:
 
         Raises: TypeError: a field is missing or unknown.
         """
-        values = tuple(CaseValue(**value) for value in record["values"])
+        values = tuple(
+            CaseValue(**{**value, "lookup": Lookup(**value["lookup"]) if value.get("lookup") else None})
+            for value in record["values"]
+        )
         return cls(**{**record, "values": values})

@@ -19,7 +19,7 @@ from editguard.edits import EditCase, EditRequest, Probe, Property
 from editguard.measurements.answering import Answering, Scored
 from editguard.measurements.decoding import answer_limit, decode, is_reasoned
 from editguard.measurements.matching import PASSING, judge_answer
-from editguard.measurements.record import CaseValue, Measurement
+from editguard.measurements.record import CaseValue, Lookup, Measurement
 from editguard.measurements.selection import Asked, only_known, select
 
 
@@ -101,6 +101,7 @@ def _matches(asked: Sequence[Asked], edited: Answering, original: Answering | No
                 outcome=outcome,
                 token_accuracy=score.token_accuracy if score is not None else None,
                 original=before[position].text if before is not None else None,
+                lookup=answer.lookup,
             )
         )
     return values
@@ -126,6 +127,7 @@ def _agreements(asked: Sequence[Asked], edited: Answering, original: Answering) 
                 outcome=outcome,
                 token_accuracy=_agreement(*both) if both is not None else None,
                 original=old.text,
+                lookup=answer.lookup,
             )
         )
     return values
@@ -208,6 +210,7 @@ def _value(
     outcome: str,
     token_accuracy: float | None,
     original: str | None,
+    lookup: Lookup | None,
 ) -> CaseValue:
     return CaseValue(
         probe=one.probe.id,
@@ -220,4 +223,5 @@ def _value(
         value=1.0 if outcome in PASSING else 0.0,
         token_accuracy=token_accuracy,
         original=original,
+        lookup=lookup,
     )

@@ -9,7 +9,7 @@ from editguard.edits import EditCase, EditRequest, Probe, Property, superseded
 from editguard.measurements.answering import ANSWER_TOKENS, Answering, Remembered, Scored
 from editguard.measurements.decoding import decode
 from editguard.measurements.efficiency import AnsweringCost, answering_cost
-from editguard.measurements.record import Measurement
+from editguard.measurements.record import Lookup, Measurement
 from editguard.measurements.scores import measure
 
 SHOWN_TOKENS = 5
@@ -51,17 +51,26 @@ class Switchable(Answering, Protocol):
 
 
 class Answer(str):
-    """A model's answer: text, which explains itself when an assertion on it fails."""
+    """A model's answer: text, which explains itself when an assertion on it fails.
 
-    __slots__ = ("_by", "prompt", "stopped")
+    Attributes:
+        prompt: as the suite asked it.
+        stopped: whether the model ended it, rather than the limit of tokens.
+        lookup: how it came through a memory of edits, the prompt that was sent among it; None without a memory.
+    """
+
+    __slots__ = ("_by", "lookup", "prompt", "stopped")
 
     prompt: str
     stopped: bool
+    lookup: Lookup | None
     _by: ModelUnderTest
 
-    def __new__(cls, text: str, *, prompt: str, stopped: bool, by: ModelUnderTest) -> Self:
+    def __new__(
+        cls, text: str, *, prompt: str, stopped: bool, by: ModelUnderTest, lookup: Lookup | None = None
+    ) -> Self:
         answer = super().__new__(cls, text)
-        answer.prompt, answer.stopped, answer._by = prompt, stopped, by
+        answer.prompt, answer.stopped, answer.lookup, answer._by = prompt, stopped, lookup, by
         return answer
 
     def explain(self) -> list[str]:
@@ -145,7 +154,7 @@ class ModelUnderTest:
         """Decode the answers to several prompts in batches; in their order."""
         found = decode(self._answers, prompts)
         return [
-            Answer(decoded.text, prompt=prompt, stopped=decoded.stopped, by=self)
+            Answer(decoded.text, prompt=prompt, stopped=decoded.stopped, by=self, lookup=decoded.lookup)
             for prompt, decoded in zip(prompts, found, strict=True)
         ]
 
@@ -236,6 +245,8 @@ class ModelUnderTest:
         after = decode(self._answers, [prompt])[0]
         before = decode(self._original, [prompt])[0]
         lines = [*self._edits_in_force(), f"prompt sent: {_clipped(sent)!r}"]
+        if after.lookup is not None:
+            lines.append(_told(after.lookup))
         lines.append(f"answer before the edit: {_shown(before.text, before.stopped)}")
         lines.append(f"answer after the edit:  {_shown(after.text, after.stopped)}")
         lines.append(f"next tokens, most likely {SHOWN_TOKENS}, before -> after:")
@@ -260,6 +271,13 @@ class ModelUnderTest:
     def __repr__(self) -> str:
         count = "1 edit" if self.edits == 1 else f"{self.edits} edits"
         return f"ModelUnderTest({self.method!r} on {self.model!r}, {count}, {self.mode})"
+
+
+def _told(lookup: Lookup) -> str:
+    """What a memory of edits made of a prompt, in a line."""
+    rows = ", ".join(f"{row} ({similarity:.2f})" for row, similarity in lookup.retrieved) or "none"
+    ended = f", {lookup.outcome}" if lookup.outcome else ""
+    return f"memory of edits: {lookup.route}{ended}; nearest: {rows}; {lookup.tokens} tokens in {lookup.calls} calls"
 
 
 def _clipped(text: str) -> str:

@@ -108,7 +108,7 @@ def _materials(options: argparse.Namespace, cases: Sequence[EditCase]) -> Materi
     from editguard.methods.materials import Lines, OnDemand, apart, read_demonstrations
     from editguard.study.running import Materials
 
-    found: dict[str, Any] = {"cache_dir": options.cache_dir}
+    found: dict[str, Any] = {"cache_dir": options.cache_dir, "keeps_prompts": options.keep_prompts}
     if options.cache_dir is None:
         from platformdirs import user_cache_path
 

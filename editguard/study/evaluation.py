@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from editguard.edits import PROPERTIES, EditCase, Probe, Property
@@ -67,12 +68,15 @@ def timed_prompts(cases: Sequence[EditCase]) -> list[str]:
     return list(dict.fromkeys([*own, *others]))
 
 
-def records(found: Sequence[Measurement], *, case: str | None = None) -> list[dict[str, Any]]:
+def records(
+    found: Sequence[Measurement], *, case: str | None = None, keeps_prompts: bool = False
+) -> list[dict[str, Any]]:
     """One plain record per value.
 
     Args:
         found: the measurements of one state of the model.
         case: the only edit in force, which then also owns the values of other tasks.
+        keeps_prompts: whether the prompts that memories of edits have written stand in the records.
     """
     lines = []
     for one in found:
@@ -90,6 +94,10 @@ def records(found: Sequence[Measurement], *, case: str | None = None) -> list[di
             }
             if value.agrees is not None:
                 line["agrees"] = value.agrees
+            if value.lookup is not None:
+                line["lookup"] = asdict(value.lookup)
+                if not keeps_prompts:
+                    del line["lookup"]["sent"]
             lines.append(line)
     return lines
 

@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--demonstrations", type=Path, metavar="FILE", help="records for methods that edit by example")
     parser.add_argument("--training", type=Path, metavar="FILE", help="edit cases for methods that train an editor")
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="where prepared data is kept")
+    parser.add_argument("--keep-prompts", action="store_true", help="record the prompts that memories of edits write")
     parser.add_argument("--offline", action="store_true", help="never ask the network for a model")
 
 

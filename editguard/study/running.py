@@ -52,6 +52,7 @@ class Materials:
         tasks: items of other tasks; single edits get a part of them each, in turns.
         training: cases for methods that train an editor, none about an edited subject.
         cache_dir: where prepared data is kept; None keeps none.
+        keeps_prompts: whether the records hold the prompts that memories of edits have written.
     """
 
     texts: Iterable[str] = ()
@@ -59,6 +60,7 @@ class Materials:
     tasks: Sequence[Probe] = ()
     training: Iterable[EditCase] = ()
     cache_dir: Path | None = None
+    keeps_prompts: bool = False
 
 
 @dataclass(frozen=True)
@@ -376,7 +378,7 @@ class _Work:
             else:
                 found = result
         only = standing[0].id if len(standing) == 1 else None
-        lines = records(found, case=only)
+        lines = records(found, case=only, keeps_prompts=self.materials.keeps_prompts)
         end = {"edits": len(wanted), "applied": len(standing), "failed": failures, **left_out(found)}
         if edited is not None and edited.edits:
             end["conditioning"] = _conditioning(edited.edits[-1].record)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -35,8 +35,11 @@ class Row:
         stored_bytes: of the numbers that the edits of a state left behind, the mean over states; None where that is not
             known, as in records of earlier versions.
         stored_bytes_per_edit: the same shared among the edits in force.
+        tokens_per_answer: read and written for an answer that came through a memory of edits, the mean; None where
+            none did.
         numbers: property, or "property/kind" -> mean, low, high, cases, clusters, unit and, where there is one, the
-            mean teacher-forced score and the agreement with the unedited model.
+            mean teacher-forced score and the agreement with the unedited model; of answers through a memory of edits
+            the share in scope, the mean tokens, and how often a procedure of several steps ended how.
     """
 
     cell: Cell
@@ -49,6 +52,7 @@ class Row:
     excluded: int
     stored_bytes: float | None
     stored_bytes_per_edit: float | None
+    tokens_per_answer: float | None
     numbers: Mapping[str, Mapping[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
@@ -66,6 +70,7 @@ class Row:
             "excluded": self.excluded,
             "stored_bytes": self.stored_bytes,
             "stored_bytes_per_edit": self.stored_bytes_per_edit,
+            "tokens_per_answer": self.tokens_per_answer,
             "numbers": {name: dict(values) for name, values in self.numbers.items()},
         }
 
@@ -166,6 +171,7 @@ def _row(cell: Cell, parts: Sequence[Part]) -> Row | None:
     failed: dict[str, int] = defaultdict(int)
     for failure in failures:
         failed[failure["reason"]] += 1
+    lookups = [value["lookup"] for value in values if "lookup" in value]
     registered = methods().get(cell.method)
     sized = [part for part in parts if part.end.get("stored_bytes") is not None]
     stored = sum(part.end["stored_bytes"] for part in sized)
@@ -180,6 +186,7 @@ def _row(cell: Cell, parts: Sequence[Part]) -> Row | None:
         excluded=sum(sum(part.end["excluded"].values()) for part in parts),
         stored_bytes=_rounded(stored / len(sized)) if sized else None,
         stored_bytes_per_edit=_rounded(stored / sum(part.end["applied"] for part in sized)) if sized else None,
+        tokens_per_answer=_rounded(fmean(lookup["tokens"] for lookup in lookups)) if lookups else None,
         numbers=_numbers(values),
     )
 
@@ -220,6 +227,12 @@ def _statistics(values: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         found["token_accuracy"] = _rounded(fmean(forced))
     if agreeing:
         found["agreement"] = _rounded(fmean(agreeing))
+    if lookups := [value["lookup"] for value in values if "lookup" in value]:
+        found["in_scope"] = _rounded(fmean(lookup["route"] == "in-scope" for lookup in lookups))
+        found["tokens"] = _rounded(fmean(lookup["tokens"] for lookup in lookups))
+        outcomes = Counter(lookup["outcome"] for lookup in lookups if lookup["outcome"])
+        if outcomes:
+            found["outcomes"] = dict(sorted(outcomes.items()))
     return found
 
 

@@ -43,7 +43,8 @@ FOOTNOTES: Final = (
     "in force and not asked about; they are counted under `failed`.",
     "* edits one request at a time: its batch is a sequence.",
     "Held: the numbers that the edits of a state left behind (factors, neurons, keys and values; dense updates of a "
-    "sequence are one sum, the text of prompts is not counted). Answer: a pass over some prompts, edited and unedited.",
+    "sequence are one sum, the text of prompts is not counted). Answer: a pass over some prompts, edited and unedited. "
+    "Tokens: read and written for an answer through a memory of edits, the mean.",
     f"Fluency: entropy of the words' bigrams and trigrams in {CONTINUATION_TOKENS} drawn tokens after the edit's "
     "prompt.",
 )
@@ -83,7 +84,7 @@ def _document(
     costs = [_cost(cost, by_cell) for cost in costs_of(folder)]
     if costs:
         headers = ["edits", "method", "s per edit", "first s", "preparing s", "asking s", "host GiB", "device GiB"]
-        headers += ["KiB held", "KiB per edit", "ms per answer", "unedited ms"]
+        headers += ["KiB held", "KiB per edit", "ms per answer", "unedited ms", "tokens per answer"]
         blocks += [heading.format("Costs"), *_tables(costs, headers, style, 2, width)]
     blocks += [f"\n{line}" for line in _failures(rows)]
     return "\n".join(blocks)
@@ -176,6 +177,7 @@ def _cost(cost: Mapping[str, Any], rows: Mapping[Cell, Row]) -> list[str]:
         *(_figure(cost[name], ".2f", 1 / _GIGA) for name in memory),
         *(_figure(size, ",.1f", 1 / _KILO) for size in held),
         *(_figure(cost[name], ".3g", 1000) for name in answers),
+        _figure(None if row is None else row.tokens_per_answer, ",.0f"),
     ]
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import random
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from measurements.scripted import Scripted, case, locality, moved, rephrase
 
+from editguard.edited import Answered, Consulted, Retrieved
 from editguard.edits import EditCase, EditRequest, Probe
 from editguard.errors import ConfigurationError
-from editguard.measurements import Remembered, measure
+from editguard.measurements import Measurement, Remembered, measure
+from editguard.measurements.record import Lookup
 
 TEXT = moved().text
 
@@ -194,6 +199,33 @@ def test_reasoning_that_never_answers_fails() -> None:
     [value] = measure("portability", edited, Scripted({}), [case(None, hop)]).values
     assert (value.value, value.answer) == (0.0, "")
     assert len(edited.generated) <= 6
+
+
+def test_the_lookup_of_a_memory_stands_beside_the_answer_with_the_costs_of_all_its_sentences() -> None:
+    def answered(prompt: str, text: str, tokens: int, row: str) -> Answered:
+        consulted = Consulted(prompt=f"[{prompt}]", route="in-scope", retrieved=(Retrieved(row, 0.5),), calls=1)
+        return Answered(text, (), True, f"[{prompt}]", consulted=consulted, tokens=tokens)
+
+    start = "Question: Who governs the capital of Velloria? Think:"
+    first = f"{start} The capital of Velloria is Oskar."
+    said = {
+        start: answered(start, "The capital of Velloria is Oskar", 30, "a"),
+        first: answered(first, "Answer: Ines", 40, "b"),
+    }
+
+    class Remembering(Scripted):
+        def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 24) -> list[Any]:
+            return [said[prompt] for prompt in prompts]
+
+    hop = Probe(property="portability", kind="one_hop_think", prompt=start, answers=("Ines",))
+    result = measure("portability", Remembering({}), Scripted({}), [case(None, hop)])
+    [value] = result.values
+    assert value.lookup == Lookup(
+        route="in-scope", retrieved=(("b", 0.5),), tokens=70, calls=4, outcome="", sent=f"[{first}]"
+    )
+    assert Measurement.from_json(json.loads(json.dumps(result.to_json()))) == result
+    [plain] = measure("portability", Scripted({start: "Answer: Ines"}), Scripted({}), [case(None, hop)]).values
+    assert plain.lookup is None
 
 
 def test_an_answer_cut_at_the_limit_is_truncated() -> None:

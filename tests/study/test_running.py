@@ -80,6 +80,19 @@ def test_every_record_says_case_property_kind_outcome_scores_and_unit(study):
         assert line["unit"] == ("bits" if line["property"] == "fluency" else "fraction")
 
 
+@pytest.mark.parametrize("kept", [False, True])
+def test_what_a_memory_of_edits_did_is_in_the_records_and_the_prompts_if_wished(study, kept):
+    materials = Materials(tasks=TASKS, keeps_prompts=kept)
+    folder = study(methods=("ike",), settings={"ike": {"demonstrations": 0}}, single=1, materials=materials)
+    lookups = [line["lookup"] for line in values(folder, "ike-single-1") if line["property"] != "fluency"]
+    for lookup in lookups:
+        assert lookup["route"] == "in-scope"
+        assert [row for row, _ in lookup["retrieved"]] == [CASES[0].request.id]
+        assert lookup["tokens"] > 0
+        assert lookup.get("sent", "New Fact: ").count("New Fact: ") == 1 + kept
+    assert {"sent" in lookup for lookup in lookups} == {kept}
+
+
 def test_the_conditioning_of_the_second_moments_is_kept_with_the_values(study):
     [part] = study(batches=(2,)).parts(Cell("scripted", "batch", 2)).values()
     assert part.end["conditioning"] == [{"jitter": 0.0}]

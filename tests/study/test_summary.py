@@ -28,6 +28,10 @@ def end(edits=1, failed=(), superseded=(), excluded=None):
     }
 
 
+def lookup(tokens, route="in-scope", outcome=""):
+    return {"route": route, "retrieved": [["a", 0.5]], "tokens": tokens, "calls": 1, "outcome": outcome}
+
+
 @pytest.fixture
 def folder(tmp_path):
     folder = StudyFolder(tmp_path)
@@ -172,7 +176,8 @@ def test_what_earlier_records_do_not_say_is_missing_and_not_zero(folder, known):
     answering = {"answering": {"prompts": 4, "edited_seconds": 0.5, "unedited_seconds": 0.25}} if known else {}
     costs = [{"method": "rome", "phase": "edit", "edits": 2, "seconds": 6.0}]
     folder.add_cost({"cell": cell.name, "part": "2", "costs": costs, **answering})
-    folder.add(cell, "2", [value("a", 1.0)], {**end(2), **({"stored_bytes": 4096} if known else {})})
+    values = [{**value("a", 1.0), **({"lookup": lookup(30)} if known else {})}]
+    folder.add(cell, "2", values, {**end(2), **({"stored_bytes": 4096} if known else {})})
     rows = summarised(folder)
     [found] = costs_of(folder)
     times = (found["answer_seconds"], found["unedited_answer_seconds"], found["answer_ratio"])
@@ -181,7 +186,18 @@ def test_what_earlier_records_do_not_say_is_missing_and_not_zero(folder, known):
     assert rows[0].to_json()["stored_bytes"] == (4096 if known else None)
     [line] = [line for line in table.markdown(folder, rows).splitlines() if line.startswith("| Batch of 2")]
     shown = [part.strip() for part in line.strip("|").split("|")]
-    assert shown[-4:] == (["4.0", "2.0", "500", "250"] if known else [""] * 4)
+    assert shown[-5:] == (["4.0", "2.0", "500", "250", "30"] if known else [""] * 5)
+
+
+def test_answers_through_a_memory_say_what_they_cost_how_often_it_took_them_and_how_they_ended(folder):
+    found = [lookup(10, outcome="answered"), lookup(20, "out-of-scope", "capped"), lookup(60, outcome="answered")]
+    values = [{**value("a", 1.0, "locality", at=at), "lookup": one} for at, one in enumerate(found)]
+    folder.add(Cell("rome", "single", 1), "a", [*values, value("a", 1.0)], end())
+    one = row(folder, "rome-single-1")
+    assert one.tokens_per_answer == one.numbers["locality"]["tokens"] == 30
+    assert one.numbers["locality"]["in_scope"] == pytest.approx(2 / 3, abs=1e-6)
+    assert one.numbers["locality"]["outcomes"] == {"answered": 2, "capped": 1}
+    assert "tokens" not in one.numbers["reliability"]
 
 
 def test_a_state_whose_size_no_change_tells_does_not_count_as_empty(folder):
