@@ -21,6 +21,7 @@ from editguard.edits import EditRequest
 from editguard.errors import MethodRefused
 from editguard.methods import registry
 from editguard.models import loading
+from editguard.models.generation import Generation
 from editguard.models.weights import LowRank, WeightLedger
 
 LOG = "toy-log.jsonl"
@@ -62,7 +63,7 @@ class ToyModel:
         return os.environ.get("TOY_ANSWER", "old")
 
     def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 24) -> list[Any]:
-        return [SimpleNamespace(text=self.answer(prompt), stopped=True, prompt=prompt) for prompt in prompts]
+        return [Generation(self.answer(prompt), (), stopped=True, prompt=prompt) for prompt in prompts]
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Any]:
         return [
