@@ -3,9 +3,10 @@
 from editguard.edited.added_neurons import AddedNeurons
 from editguard.edited.compaction import compacted, merged
 from editguard.edited.consulted import Answered, Consulted, Retrieved
-from editguard.edited.edit_memory import EditMemory, MemoryRow, Search
+from editguard.edited.edit_memory import EditMemory, Search
 from editguard.edited.edited_model import AppliedEdit, EditedModel, newest_memory
 from editguard.edited.memory import Front, PromptMemory
+from editguard.edited.memory_rows import MemoryRow
 from editguard.edited.stack import stack_kept, switch
 from editguard.edited.stored import stored_bytes
 from editguard.edited.weight_delta import WeightDelta

@@ -6,64 +6,25 @@ its indexes, so that a sequence of n edits holds n rows, not n memories, and enc
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor
 
-from editguard.edited.searching import Encoder, Index, Numbers, Places
-from editguard.edits import EditRequest, content_id
+from editguard.edited.memory_file import read, read_vectors, vectors_beside, write
+from editguard.edited.memory_rows import MemoryRow
+from editguard.edited.searching import Encoder, Growing, Index, Numbers, Places, nearest_places
 from editguard.errors import InvalidEdit, MemoryFull, MemoryUnreadable, closest
-from editguard.storage import write_atomically
 
-FORMAT: Final = 1
 QUERIES_AT_ONCE: Final = 64
 """Questions of which the similarities with all rows are held at a time."""
 _FOREVER: Final = np.iinfo(np.int64).max
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryRow:
-    """One edit as a memory holds it.
-
-    Attributes:
-        key: the question, or the beginning of the statement, that it answers.
-        text: what is put in front of a question: a statement of the fact, or a person's feedback.
-        request: the edit request; None for feedback on a question that is no edit request.
-    """
-
-    key: str
-    text: str
-    request: EditRequest | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("key", "text"):
-            if not getattr(self, name).strip():
-                raise InvalidEdit(f"a row of a memory has a {name}; it is empty.")
-
-    @classmethod
-    def of(cls, request: EditRequest) -> MemoryRow:
-        """Return the row of an edit request."""
-        return cls(key=request.text, text=request.statement, request=request)
-
-    @cached_property
-    def id(self) -> str:
-        """The id of the request, or one made of the texts."""
-        return self.request.id if self.request is not None else content_id("row", self.key, self.text)
-
-    @property
-    def fact(self) -> tuple[str, ...]:
-        """What it is about: two rows of one fact contradict, or repeat, each other."""
-        return self.request.fact_key if self.request is not None else (" ".join(self.key.casefold().split()),)
 
 
 @dataclass(frozen=True)
@@ -93,26 +54,63 @@ SEARCHED: Final = (by_key, by_text)
 
 
 class _Log:
-    """All rows that any version of a memory has had, in the order in which they came, and their indexes."""
+    """All rows that any version of a memory has had, in the order in which they came, and their indexes.
+
+    Attributes:
+        version: the newest one, in which the rows of `standing` stand, by claim.
+        born, gone: (rows,) the version with which a row came, and the one with which it went.
+        stored, stored_in: vectors that were read from a file, by the search that they are for, of the first rows.
+    """
 
     def __init__(self, rows: Sequence[MemoryRow] = ()) -> None:
-        self.rows = list(rows)
+        self.rows: list[MemoryRow] = []
         self.version = 0
-        self.born = [0] * len(self.rows)
-        self.gone = [_FOREVER] * len(self.rows)
-        self.standing = {row.fact: place for place, row in enumerate(self.rows)}
+        self.born = Growing(np.zeros(0, dtype=np.int64))
+        self.gone = Growing(np.zeros(0, dtype=np.int64))
+        self.standing: dict[tuple[str, ...], int] = {}
         self.indexes: dict[Search, Index] = {}
         self.stored: dict[str, Numbers] = {}
+        self.stored_in = Path()
+        self.add(rows)
+
+    def add(self, rows: Sequence[MemoryRow]) -> None:
+        """Add rows to the newest version; none of their claims stands."""
+        for place, row in enumerate(rows, len(self.rows)):
+            self.standing.update(dict.fromkeys(row.claims, place))
+        self.rows += rows
+        self.born.extend(np.full(len(rows), self.version))
+        self.gone.extend(np.full(len(rows), _FOREVER))
+
+    def remove(self, places: Iterable[int]) -> None:
+        """Take rows out of the newest version."""
+        for place in places:
+            self.gone.rows[place] = self.version
+            for claim in self.rows[place].claims:
+                del self.standing[claim]
 
     def index(self, search: Search) -> Index:
         """The index of all rows; those that it lacks are encoded now."""
         found = self.indexes.get(search)
         if found is None:
-            stored = self.stored.get(_stored_name(search))
+            name = _stored_name(search) if self.stored else ""
+            stored = self.stored.get(name)
             rows = self.rows if stored is None else self.rows[: len(stored)]
-            found = self.indexes[search] = search.encoder.index([search.text_of(row) for row in rows], stored)
+            try:
+                found = search.encoder.index([search.text_of(row) for row in rows], stored)
+            except MemoryUnreadable as mistake:
+                raise MemoryUnreadable(f"{self.stored_in}: {mistake}") from mistake
+            self.indexes[search] = found
+            self.stored.pop(name, None)
         if len(found) < len(self.rows):
             found.extend([search.text_of(row) for row in self.rows[len(found) :]])
+        return found
+
+    def part(self, places: Places) -> _Log:
+        """Return a log of its own with the rows at `places`; nothing is encoded anew."""
+        found = _Log([self.rows[place] for place in places])
+        found.indexes = {search: index.part(places[places < len(index)]) for search, index in self.indexes.items()}
+        found.stored = {name: vectors[places[places < len(vectors)]] for name, vectors in self.stored.items()}
+        found.stored_in = self.stored_in
         return found
 
 
@@ -125,8 +123,7 @@ class EditMemory:
 
     def __init__(self, rows: Iterable[MemoryRow] = (), *, limit: int | None = None) -> None:
         """Raises: InvalidEdit: the limit is below 1. MemoryFull: there are more rows than the limit."""
-        if limit is not None and limit < 1:
-            raise InvalidEdit(f"a memory has room for at least one row; the limit is {limit}.")
+        _check_limit(limit)
         self.limit = limit
         self._log, self._version, self._count = _Log(), 0, 0
         given = list(rows)
@@ -139,7 +136,7 @@ class EditMemory:
     @cached_property
     def _places(self) -> Places:
         """Positions in the log of the rows of this version."""
-        born, gone = (np.asarray(each, dtype=np.int64) for each in (self._log.born, self._log.gone))
+        born, gone = self._log.born.rows, self._log.gone.rows
         return np.flatnonzero((born <= self._version) & (gone > self._version))
 
     @cached_property
@@ -155,7 +152,14 @@ class EditMemory:
 
     def __contains__(self, row: object) -> bool:
         wanted = getattr(row, "id", row)
+        if self._version == self._log.version:
+            return ("id", wanted) in self._log.standing
         return any(each.id == wanted for each in self.rows)
+
+    @cached_property
+    def subjects(self) -> frozenset[str]:
+        """The subjects of all rows that are edit requests."""
+        return frozenset(row.request.subject for row in self.rows if row.request is not None)
 
     # ---- changing it
 
@@ -164,24 +168,19 @@ class EditMemory:
 
         Raises: MemoryFull: it would have more rows than its limit; nothing is added then.
         """
-        new = {row.fact: row for row in rows}  # of several rows of one fact the last one stands
+        new, claims = _last_of_each(rows)
         log = self._writable()
-        replaced = [log.standing[fact] for fact in new if fact in log.standing]
+        replaced = {log.standing[claim] for claim in claims if claim in log.standing}
         count = self._count - len(replaced) + len(new)
         if self.limit is not None and count > self.limit:
             raise MemoryFull(
                 f"the memory of edits has a limit of {self.limit} rows, and would have {count}: withdraw some, or "
                 "raise the limit."
             )
-        version = log.version + 1
-        for place in replaced:
-            log.gone[place] = version
-        for fact, row in new.items():
-            log.standing[fact] = len(log.rows)
-            log.rows.append(row)
-            log.born.append(version)
-            log.gone.append(_FOREVER)
-        return self._next(log, version, count)
+        log.version += 1
+        log.remove(replaced)
+        log.add(new)
+        return self._next(log, log.version, count)
 
     def withdrawn(self, ids: Iterable[str]) -> EditMemory:
         """Return the memory without the rows of these ids.
@@ -189,44 +188,41 @@ class EditMemory:
         Raises: InvalidEdit: it has no such row.
         """
         wanted = list(dict.fromkeys(ids))
-        known = {row.id: row for row in self.rows}
-        if missing := [name for name in wanted if name not in known]:
-            raise InvalidEdit(
-                f"the memory of {self._count} edits has no row {missing[0]!r}.{closest(missing[0], known)} "
-                "The ids are those of its rows: [row.id for row in memory]."
-            )
         log = self._writable()
-        version = log.version + 1
         for name in wanted:
-            log.gone[log.standing.pop(known[name].fact)] = version
-        return self._next(log, version, self._count - len(wanted))
+            if ("id", name) not in log.standing:
+                known = [row.id for row in self.rows]
+                raise InvalidEdit(
+                    f"the memory of {self._count} edits has no row {name!r}.{closest(name, known)} "
+                    "The ids are those of its rows: [row.id for row in memory]."
+                )
+        log.version += 1
+        log.remove([log.standing["id", name] for name in wanted])
+        return self._next(log, log.version, self._count - len(wanted))
 
     def limited(self, limit: int | None) -> EditMemory:
         """Return the memory with another limit.
 
-        Raises: MemoryFull: it has more rows.
+        Raises: InvalidEdit: the limit is below 1. MemoryFull: it has more rows.
         """
+        _check_limit(limit)
         if limit is not None and self._count > limit:
-            raise MemoryFull(f"the memory has {self._count} rows, more than the limit of {limit}.")
+            raise MemoryFull(
+                f"the memory of edits has {self._count} rows, more than the limit of {limit}: withdraw some, or raise "
+                "the limit."
+            )
         found = self._next(self._log, self._version, self._count)
         found.limit = limit
         return found
 
     def _next(self, log: _Log, version: int, count: int) -> EditMemory:
-        log.version = max(log.version, version)
         found = EditMemory(limit=self.limit)
         found._log, found._version, found._count = log, version, count
         return found
 
     def _writable(self) -> _Log:
         """The log, if no other version has gone on from here already; else a copy of this version's rows."""
-        if self._version == self._log.version:
-            return self._log
-        copied = _Log(self.rows)
-        copied.indexes = {
-            search: index.part(self._places[self._places < len(index)]) for search, index in self._log.indexes.items()
-        }
-        return copied
+        return self._log if self._version == self._log.version else self._log.part(self._places)
 
     # ---- searching it
 
@@ -240,7 +236,7 @@ class EditMemory:
         found: list[list[tuple[MemoryRow, float]]] = []
         for start in range(0, len(queries), QUERIES_AT_ONCE):
             for row in index.similarities(queries[start : start + QUERIES_AT_ONCE], places):
-                best = [int(row.argmax())] if count == 1 else np.argsort(-row, kind="stable")[:count].tolist()
+                best = nearest_places(row, count)
                 found.append([(self._log.rows[self._places[place]], float(row[place])) for place in best])
         return found
 
@@ -257,24 +253,15 @@ class EditMemory:
 
         Raises: MemoryUnreadable: a file cannot be written; the file that was there is intact.
         """
-        path = Path(path)
-        record = {"format": FORMAT, "kind": "editguard edit memory", "limit": self.limit}
-        lines = [json.dumps(_plain(row), ensure_ascii=False) for row in self.rows]
-        head = json.dumps(record, ensure_ascii=False)[:-1]
-        body = ",\n".join(lines)
-        vectors = {}
-        for search, index in self._log.indexes.items():
-            numbers = index.vectors()
-            if numbers is not None:
-                if len(index) < len(self._log.rows):
-                    numbers = self._log.index(search).vectors()
-                assert numbers is not None
-                vectors[_stored_name(search)] = torch.from_numpy(np.ascontiguousarray(numbers[self._places]))
-        beside = path.with_suffix(".safetensors")
-        if vectors:
-            digest = content_id([row.id for row in self.rows])
-            write_atomically(beside, save(vectors, {"rows": digest}), error=MemoryUnreadable)
-        write_atomically(path, f'{head}, "rows": [\n{body}\n]}}\n', error=MemoryUnreadable)
+        write(Path(path), self.rows, self.limit, self._vectors())
+
+    def _vectors(self) -> dict[str, Numbers]:
+        """The rows' vectors (rows, width), by search; those of a file that no search has asked for yet, if complete."""
+        log, places = self._log, self._places
+        read = {name: vectors[places] for name, vectors in log.stored.items() if not (places >= len(vectors)).any()}
+        searches = [search for search, index in log.indexes.items() if index.vectors() is not None]
+        made = ((search, log.index(search).vectors()) for search in searches)
+        return read | {_stored_name(search): vectors[places] for search, vectors in made if vectors is not None}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> EditMemory:
@@ -283,83 +270,31 @@ class EditMemory:
         Raises: MemoryUnreadable: the file is missing, damaged, or holds something else; names the row and the field.
         """
         path = Path(path)
-        record = _read(path)
+        rows, limit = read(path)
         try:
-            found = cls(
-                (_row(path, number, row) for number, row in enumerate(record["rows"], 1)), limit=record["limit"]
-            )
-        except InvalidEdit as mistake:
-            raise MemoryUnreadable(f"{path}: {mistake}") from mistake
-        found._log.stored = _vectors(path.with_suffix(".safetensors"), found.rows)
+            found = cls(rows, limit=limit)
+        except (InvalidEdit, MemoryFull) as mistake:
+            raise MemoryUnreadable(f"{path}, the field 'limit': {mistake}") from mistake
+        found._log.stored_in = vectors_beside(path)
+        found._log.stored = read_vectors(path, found.rows)
         return found
+
+
+def _last_of_each(rows: Iterable[MemoryRow]) -> tuple[list[MemoryRow], set[tuple[str, ...]]]:
+    """Of rows with a claim in common the last one, in the order of these; and the claims of all."""
+    claims: set[tuple[str, ...]] = set()
+    last = []
+    for row in reversed(list(rows)):
+        if claims.isdisjoint(row.claims):
+            last.append(row)
+        claims.update(row.claims)
+    return last[::-1], claims
+
+
+def _check_limit(limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise InvalidEdit(f"a memory has room for at least one row; the limit is {limit}.")
 
 
 def _stored_name(search: Search) -> str:
     return f"{search.text_of.__name__}: {search.encoder.identity}"
-
-
-def _plain(row: MemoryRow) -> dict[str, Any]:
-    if row.request is not None and row == MemoryRow.of(row.request):
-        return {"request": asdict(row.request)}
-    return asdict(row)
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as failure:
-        raise MemoryUnreadable(f"cannot read the memory of edits {path}: {failure.strerror or failure}.") from failure
-    except ValueError as mistake:
-        raise MemoryUnreadable(f"{path} is no memory of edits, or is damaged: {mistake}.") from mistake
-    if not isinstance(record, dict) or record.get("kind") != "editguard edit memory":
-        raise MemoryUnreadable(f"{path} is JSON, but no memory of edits: EditMemory.save writes one.")
-    if record.get("format") != FORMAT:
-        raise MemoryUnreadable(
-            f"{path} has the format {record.get('format')!r}, and this version reads {FORMAT}: save it anew with the "
-            "version of editguard that wrote it, or update editguard."
-        )
-    limit = record.get("limit")
-    if not isinstance(record.get("rows"), list) or not (limit is None or isinstance(limit, int)):
-        raise MemoryUnreadable(f"{path} is damaged: 'rows' is a list, and 'limit' a number or null.")
-    return record
-
-
-def _row(path: Path, number: int, record: object) -> MemoryRow:
-    where = f"{path}, row {number}"
-    if not isinstance(record, dict):
-        raise MemoryUnreadable(f"{where} is a JSON object, not {record!r}.")
-    try:
-        request = record.get("request")
-        if request is not None:
-            known = {each.name for each in fields(EditRequest)}
-            if not isinstance(request, dict) or not request.keys() <= known:
-                raise MemoryUnreadable(
-                    f"{where}: 'request' has the fields {', '.join(sorted(known))}; it is {request!r}."
-                )
-            request = EditRequest(**request)
-        if request is not None and record.keys() == {"request"}:
-            return MemoryRow.of(request)
-        row = MemoryRow(key=record["key"], text=record["text"])
-    except KeyError as missing:
-        raise MemoryUnreadable(f"{where}: the field {missing.args[0]!r} is missing.") from missing
-    except (InvalidEdit, TypeError, AttributeError) as mistake:
-        raise MemoryUnreadable(f"{where}: {mistake}") from mistake
-    return replace(row, request=request)
-
-
-def _vectors(path: Path, rows: Sequence[MemoryRow]) -> dict[str, Numbers]:
-    """The vectors of a memory's rows, by encoder; none where the file is another memory's."""
-    if not path.is_file():
-        return {}
-    try:
-        raw = path.read_bytes()
-        header = json.loads(raw[8 : 8 + int.from_bytes(raw[:8], "little")])
-        tensors = load(raw)
-        digest = header["__metadata__"]["rows"]
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as damage:
-        raise MemoryUnreadable(
-            f"{path} holds the vectors of a memory of edits and is damaged: {damage}. Remove it: they are made again."
-        ) from damage
-    if digest != content_id([row.id for row in rows]):
-        return {}
-    return {name: tensor.numpy() for name, tensor in tensors.items()}

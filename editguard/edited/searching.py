@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,34 @@ Numbers = NDArray[Any]
 """Of floating-point numbers."""
 Places = NDArray[np.int64]
 """Positions of texts in an index, ascending."""
+EQUAL: Final = 1e-6
+"""Similarities that are nearer to each other count as equal: a sum's rounding depends on where a row stands."""
+
+
+class Growing:
+    """Numbers (rows, ...) in one contiguous array that doubles when it is full."""
+
+    def __init__(self, rows: Numbers) -> None:
+        self._rows = np.array(rows)
+        self._length = len(rows)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def rows(self) -> Numbers:
+        """All rows, a view: what is written to it changes them."""
+        return self._rows[: self._length]
+
+    def extend(self, rows: Numbers) -> None:
+        """Add rows; all are copied when the array is full, which is seldom."""
+        length = self._length + len(rows)
+        if length > len(self._rows):
+            wider = np.empty((max(8, 2 * length), *self._rows.shape[1:]), dtype=self._rows.dtype)
+            wider[: self._length] = self.rows
+            self._rows = wider
+        self._rows[self._length : length] = rows
+        self._length = length
 
 
 class Index(Protocol):
@@ -44,4 +72,20 @@ class Encoder(Protocol):
         """What tells it from others, in one line: name, model, width."""
 
     def index(self, texts: Sequence[str], vectors: Numbers | None = None) -> Index:
-        """Return an index of texts; with the `vectors` that an index of them had, none is encoded."""
+        """Return an index of texts; with the `vectors` that an index of them had, none is encoded.
+
+        Raises: MemoryUnreadable: the vectors are not as wide as those that this encoder makes.
+        """
+
+
+def nearest_places(similarities: Numbers, count: int) -> list[int]:
+    """Return where the `count` largest of `similarities` (texts,) stand, the largest first, of equals the first."""
+    if count < len(similarities):
+        least = similarities.max() if count == 1 else np.partition(similarities, -count)[-count]
+        places = np.flatnonzero(similarities >= least - EQUAL)
+    else:
+        places = np.arange(len(similarities))
+    places = places[np.argsort(-similarities[places], kind="stable")]
+    steps = np.diff(similarities[places], prepend=similarities[places[:1]]) < -EQUAL
+    order: list[int] = places[np.lexsort((places, steps.cumsum()))][:count].tolist()
+    return order

@@ -113,7 +113,7 @@ class InContextFront:
 
     def written(self, memory: EditMemory, prompts: Sequence[str]) -> list[tuple[str, Retrieved, Written | None]]:
         """Return each prompt, the row that it was compared with, and what is written for it, if it is in scope."""
-        subjects = frozenset(row.request.subject for row in memory if row.request is not None)
+        subjects = memory.subjects
         scope = self._settings.scope
         found = []
         for probe, [(row, similarity)] in zip(prompts, memory.nearest(self._search, prompts), strict=True):
@@ -223,8 +223,7 @@ class InContextEditing(MemoryMethod):
 
     def recorded(self, front: Any, memory: EditMemory, requests: Sequence[EditRequest]) -> Mapping[str, Any]:
         """How the prompts of the requests themselves come out."""
-        subjects = frozenset(row.request.subject for row in memory if row.request is not None)
-        own = [front.compose(MemoryRow.of(request), request.text, subjects) for request in requests]
+        own = [front.compose(MemoryRow.of(request), request.text, memory.subjects) for request in requests]
         pool = self._pools.get(front.model)
         return {
             "records": len(pool.records) if pool else 0,

@@ -5,64 +5,44 @@ Searching is one product of all vectors with a question's, which is exact.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from editguard.edited import EditedModel
-from editguard.edited.searching import Encoder, Index, Numbers, Places
-from editguard.errors import ConfigurationError, InvalidSettings, closest
+from editguard.edited.searching import Encoder, Growing, Index, Numbers, Places
+from editguard.errors import ConfigurationError, InvalidSettings, MemoryUnreadable, closest
+from editguard.methods.n_grams import TFIDF, TfidfEncoder, random_state_kept
+from editguard.models.generation import right_padded
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
 
-TFIDF: Final = "tf-idf"
 MEAN_POOLED: Final = "mean-pooled"
 SENTENCES: Final = "sentences:"
 """What the name of a model of `sentence-transformers` follows."""
-
-
-# ---- vectors
-
-
-class Vectors:
-    """Rows (texts, width) in one contiguous array that doubles when it is full."""
-
-    def __init__(self, rows: Numbers) -> None:
-        self._rows = np.array(rows)
-        self._length = len(rows)
-
-    def __len__(self) -> int:
-        return self._length
-
-    @property
-    def rows(self) -> Numbers:
-        """All rows, a view."""
-        return self._rows[: self._length]
-
-    def extend(self, rows: Numbers) -> None:
-        """Add rows; all are copied when the array is full, which is seldom."""
-        length = self._length + len(rows)
-        if length > len(self._rows):
-            wider = np.zeros((max(8, 2 * length), rows.shape[1]), dtype=rows.dtype)
-            wider[: self._length] = self.rows
-            self._rows = wider
-        self._rows[self._length : length] = rows
-        self._length = length
 
 
 class DenseIndex:
     """Vectors of texts; `centred` ones are compared after the mean of the texts is taken off."""
 
     def __init__(self, encoder: DenseEncoder, texts: Sequence[str], vectors: Numbers | None = None) -> None:
+        """Raises: MemoryUnreadable: the vectors are not as wide as the encoder's."""
+        if vectors is not None and vectors.shape[1] != encoder.width:
+            raise MemoryUnreadable(
+                f"the vectors have {vectors.shape[1]} numbers each, and {encoder.identity} makes {encoder.width}: "
+                "remove the file of vectors, so that they are made again, or choose the encoder that made them."
+            )
         self._encoder = encoder
-        self._vectors = Vectors(encoder.vectors(texts) if vectors is None else vectors)
+        self._vectors = Growing(encoder.vectors(texts) if vectors is None else vectors)
+        self._centred: tuple[bytes, Numbers, Numbers] | None = None
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -70,6 +50,7 @@ class DenseIndex:
     def extend(self, texts: Sequence[str]) -> None:
         """See `Index`."""
         self._vectors.extend(self._encoder.vectors(texts))
+        self._centred = None
 
     def part(self, places: Places) -> DenseIndex:
         """See `Index`."""
@@ -85,14 +66,28 @@ class DenseIndex:
 
     def cosines(self, queries: Numbers, places: Places | None = None) -> Numbers:
         """The same for vectors (queries, width); those of an encoder that is not centred have length one."""
-        rows = self._vectors.rows
-        if not self._encoder.centred:
-            found = queries @ rows.T
-            return found if places is None else found[:, places]
-        rows = rows if places is None else rows[places]
-        # Hidden states share a large mean; without it cosines tell texts apart.
-        mean = rows.mean(0) if len(rows) > 1 else np.zeros_like(rows[0])
-        return normalised(queries - mean) @ normalised(rows - mean).T
+        if self._encoder.centred:
+            mean, rows = self._over(places)
+            return normalised(_without(mean, queries)) @ rows.T
+        found: Numbers = queries @ self._vectors.rows.T
+        return found if places is None else found[:, places]
+
+    def _over(self, places: Places | None) -> tuple[Numbers, Numbers]:
+        """The mean (width,) of some of the vectors, and these at length one without it; the last ones are kept.
+
+        Hidden states share a large mean; without it cosines tell texts apart.
+        """
+        key = b"" if places is None else places.tobytes()
+        if self._centred is None or self._centred[0] != key:
+            rows = self._vectors.rows if places is None else self._vectors.rows[places]
+            mean = rows.mean(0) if len(rows) > 1 else np.zeros_like(rows[0])
+            self._centred = key, mean, normalised(_without(mean, rows))
+        return self._centred[1:]
+
+
+def _without(mean: Numbers, vectors: Numbers) -> Numbers:
+    """Vectors (rows, width) less their mean; zero ones, which stand for empty texts, as they are."""
+    return np.where(vectors.any(1, keepdims=True), vectors - mean, 0.0)
 
 
 class DenseEncoder(Encoder):
@@ -100,8 +95,16 @@ class DenseEncoder(Encoder):
 
     centred: ClassVar[bool] = False
 
+    @property
+    def width(self) -> int:
+        """Numbers in a vector."""
+        return int(self.vectors(()).shape[1])
+
     def vectors(self, texts: Sequence[str]) -> Numbers:
-        """Return the vectors, (texts, width); of length one, unless they are centred later."""
+        """Return the vectors, (texts, width): 0 for an empty text, others of length one, unless they are centred later.
+
+        What a text gets does not depend on the others, beyond rounding.
+        """
         raise NotImplementedError
 
     def index(self, texts: Sequence[str], vectors: Numbers | None = None) -> Index:
@@ -121,16 +124,34 @@ class MeanPooledEncoder(DenseEncoder):
         """See `Encoder`."""
         return f"{MEAN_POOLED} of {self.model.fingerprint()}"
 
-    @torch.no_grad()
     def vectors(self, texts: Sequence[str]) -> Numbers:
-        """See `DenseEncoder`; float64."""
+        """See `DenseEncoder`; float64. Of a text longer than the context, its beginning is read."""
         model = self.model
-        found = []
+        rows = [model.encode_text(text)[: model.context_length] if text.strip() else [] for text in texts]
+        read = [place for place, row in enumerate(rows) if row]
+        found = np.zeros((len(rows), model.anatomy.d_model))
         with EditedModel.original(model):
-            for text in texts:
-                states = model.text_states(model.encode_text(text))
-                found.append(states.double().mean(0).cpu().numpy())
-        return np.stack(found) if found else np.zeros((0, model.anatomy.d_model))
+            for batch, means in model.batches(
+                [len(rows[place]) for place in read],
+                lambda batch: mean_states(model, [rows[read[number]] for number in batch]),
+            ):
+                found[[read[number] for number in batch]] = means.cpu().numpy()
+        return found
+
+
+def mean_states(model: LanguageModel, rows: Sequence[Sequence[int]]) -> Tensor:
+    """Last hidden states of texts in tokens, each text's own averaged: (texts, d_model), float64.
+
+    They are the encoder's where there is one.
+    """
+    if model.anatomy.encoder_layers:
+        source = model.encoded(rows)
+        states, mask = source.states, source.mask
+    else:
+        ids, mask = right_padded(rows)
+        states = model.forward(ids, mask).last_hidden_state
+    mask = mask.to(states.device)[..., None]
+    return states.double().masked_fill(mask == 0, 0.0).sum(1) / mask.sum(1)
 
 
 @dataclass(frozen=True)
@@ -146,8 +167,8 @@ class SentenceEncoder(DenseEncoder):
 
     @property
     def identity(self) -> str:
-        """See `Encoder`."""
-        return f"{SENTENCES}{self.name}, width {self._loaded.get_sentence_embedding_dimension()}"
+        """See `Encoder`; holds what the model is made of, so that another one of the same name is told from it."""
+        return f"{SENTENCES}{self.name}, content {_content(self._loaded)}"
 
     @property
     def _loaded(self) -> Any:
@@ -155,11 +176,24 @@ class SentenceEncoder(DenseEncoder):
 
     def vectors(self, texts: Sequence[str]) -> Numbers:
         """See `DenseEncoder`."""
-        found = self._loaded.encode(
-            list(texts), convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False
-        )
-        width = self._loaded.get_sentence_embedding_dimension()
-        return np.asarray(found, dtype=np.float32).reshape(len(texts), width)
+        asked = [*texts, "width"]  # of no texts the package makes no vectors of any width
+        found = self._loaded.encode(asked, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False)
+        vectors = np.asarray(found[:-1], dtype=np.float32)
+        vectors[[not text.strip() for text in texts]] = 0.0
+        return vectors
+
+
+@lru_cache(maxsize=2)
+def _content(loaded: Any) -> str:
+    """16 hex digits of a sentence model's weights, and of what its parts do with them."""
+    digest = hashlib.sha256()
+    for part in loaded:
+        settings = part.get_config_dict() if hasattr(part, "get_config_dict") else {}
+        digest.update(json.dumps([type(part).__name__, settings], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(loaded.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
 
 
 @lru_cache(maxsize=2)
@@ -175,122 +209,11 @@ def _sentence_model(name: str, device: str, offline: bool) -> Any:
         try:
             return SentenceTransformer(name, device=device, local_files_only=offline, trust_remote_code=False)
         except Exception as failure:
+            reason = (str(failure).strip() or type(failure).__name__).splitlines()[0].rstrip(".")
             raise ConfigurationError(
-                f"cannot load the sentence encoder {name!r}: {str(failure).strip().splitlines()[0]} "
+                f"cannot load the sentence encoder {name!r}: {reason}. "
                 "Give a folder, or a name on the hub of a model of sentence-transformers."
             ) from failure
-
-
-# ---- n-grams
-
-
-@lru_cache(maxsize=1)
-def _analysers() -> tuple[Any, ...]:
-    """Counts of words (1 and 2) and of characters within words (3 to 5), by the hash of the n-gram."""
-    with random_state_kept():  # importing scikit-learn draws from the global generator
-        from sklearn.feature_extraction.text import HashingVectorizer
-    shared = {"n_features": 1 << 22, "alternate_sign": False, "norm": None}
-    return (
-        HashingVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **shared),
-        HashingVectorizer(ngram_range=(3, 5), analyzer="char_wb", **shared),
-    )
-
-
-class SparseIndex:
-    """Counts of n-grams, to which texts can be added; weighted by TF-IDF over the texts that are searched.
-
-    Equal to `TfidfVectorizer(sublinear_tf=True)` fitted on these texts, for words and for pieces of words.
-    """
-
-    def __init__(self, texts: Sequence[str] = ()) -> None:
-        self._counts = [_counted(analyser, texts) for analyser in _analysers()]
-        self._weighted: tuple[bytes, list[Any], list[Any]] | None = None
-
-    def __len__(self) -> int:
-        return int(self._counts[0].shape[0])
-
-    def extend(self, texts: Sequence[str]) -> None:
-        """See `Index`."""
-        from scipy.sparse import vstack
-
-        for number, analyser in enumerate(_analysers()):
-            self._counts[number] = vstack([self._counts[number], _counted(analyser, texts)], format="csr")
-        self._weighted = None
-
-    def part(self, places: Places) -> SparseIndex:
-        """See `Index`."""
-        found = SparseIndex()
-        found._counts = [counts[places] for counts in self._counts]
-        return found
-
-    def vectors(self) -> None:
-        """See `Index`: n-grams are counted as quickly as they are read."""
-
-    def similarities(self, queries: Sequence[str], places: Places | None = None) -> Numbers:
-        """See `Index`."""
-        weights, rows = self._over(places)
-        asked = [_weigh(_counted(analyser, queries), idf) for analyser, idf in zip(_analysers(), weights, strict=True)]
-        products = sum(one @ other.T for one, other in zip(asked, rows, strict=True))
-        lengths = np.outer(_lengths(asked), _lengths(rows))
-        found = np.asarray(products.todense(), dtype=np.float64)
-        return found / np.where(lengths > 0, lengths, 1.0)
-
-    def _over(self, places: Places | None) -> tuple[list[Any], list[Any]]:
-        """Inverse frequencies over some of the texts, and those texts' weighted rows; the last ones are kept."""
-        key = b"" if places is None else places.tobytes()
-        if self._weighted is None or self._weighted[0] != key:
-            chosen = [counts if places is None else counts[places] for counts in self._counts]
-            weights = [_inverse_frequencies(counts) for counts in chosen]
-            rows = [_weigh(counts, idf) for counts, idf in zip(chosen, weights, strict=True)]
-            self._weighted = (key, weights, rows)
-        return self._weighted[1], self._weighted[2]
-
-
-def _counted(analyser: Any, texts: Sequence[str]) -> Any:
-    """1 + log of the counts, (texts, features)."""
-    from scipy.sparse import csr_matrix
-
-    if not texts:
-        return csr_matrix((0, analyser.n_features))
-    counts = analyser.transform(list(texts))
-    counts.data = 1 + np.log(counts.data)
-    return counts
-
-
-def _inverse_frequencies(counts: Any) -> Any:
-    """ln((1 + n) / (1 + texts with the feature)) + 1; 0 where no text has it."""
-    frequency = np.bincount(counts.indices, minlength=counts.shape[1])
-    return np.where(frequency > 0, np.log((1 + counts.shape[0]) / (1 + frequency)) + 1, 0.0)
-
-
-def _weigh(counts: Any, weights: Any) -> Any:
-    """Rows of length one, each number times its feature's weight."""
-    from sklearn.preprocessing import normalize
-
-    found = counts.copy()
-    found.data = found.data * weights[found.indices]
-    found.eliminate_zeros()
-    return normalize(found, norm="l2", axis=1, copy=False)
-
-
-def _lengths(parts: Sequence[Any]) -> Any:
-    """Of rows that are put together of parts: the square root of how many parts are not empty."""
-    return np.sqrt(sum((np.diff(part.indptr) > 0).astype(float) for part in parts))
-
-
-@dataclass(frozen=True)
-class TfidfEncoder(Encoder):
-    """Weighted n-grams of words (1 and 2) and of characters within words (3 to 5)."""
-
-    @property
-    def identity(self) -> str:
-        """See `Encoder`."""
-        return TFIDF
-
-    def index(self, texts: Sequence[str], vectors: Numbers | None = None) -> Index:
-        """See `Encoder`."""
-        del vectors
-        return SparseIndex(texts)
 
 
 def encoder(name: str, model: LanguageModel) -> Encoder:
@@ -306,16 +229,6 @@ def encoder(name: str, model: LanguageModel) -> Encoder:
         return SentenceEncoder(name.removeprefix(SENTENCES), str(model.device))
     known = (TFIDF, MEAN_POOLED, f"{SENTENCES}all-MiniLM-L6-v2")
     raise InvalidSettings(f"no encoder {name!r}; there are {', '.join(known)}.{closest(name, known)}")
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Put the global generator of `random` back as it was."""
-    state = random.getstate()
-    try:
-        yield
-    finally:
-        random.setstate(state)
 
 
 def normalised(vectors: Numbers) -> Numbers:
