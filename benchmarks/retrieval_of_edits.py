@@ -1,7 +1,7 @@
 """Which encoder, and which text of an edit, finds the edit that a question of the pocket's world is about.
 
 For memories of several sizes and kinds of probes: the share of questions of which the nearest row is the edit that they
-were made for. Edits are drawn with `pocket_cases`; questions of the first edits are asked in every memory that holds them.
+were made for. Edits are drawn with `pocket_cases`, and the questions of the first ones are asked.
 
     python benchmarks/retrieval_of_edits.py
     python benchmarks/retrieval_of_edits.py --encoders tf-idf sentences:all-MiniLM-L6-v2 --sizes 10 100
@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="pocket", help="whose states mean-pooled texts have")
     parser.add_argument("--encoders", nargs="+", default=["tf-idf", "mean-pooled"])
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1_000], help="edits in the memory")
-    parser.add_argument("--asked", type=int, default=100, help="edits of which the questions are asked")
+    parser.add_argument("--asked", type=int, default=300, help="most questions of each kind")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -43,14 +43,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = []
     for size in options.sizes:
         memory = EditMemory(MemoryRow.of(case.request) for case in cases[:size])
-        asked = questions(cases[: min(size, options.asked)])
+        asked = {kind: found[: options.asked] for kind, found in questions(cases[:size]).items()}
         for name in options.encoders:
             for text, text_of in SEARCHED_BY.items():
                 search = Search(encoder(name, model), text_of)
-                shares = [right(memory, search, asked[kind]) for kind in KINDS]
+                shares = [right(memory, search, asked.get(kind, [])) for kind in KINDS]
                 table.append([size, name, text, *shares])
-    headers = ["edits", "encoder", "compared with", *(f"{kind} ({len(asked[kind])})" for kind in KINDS)]
-    print(f"{model.name}: % of questions that find their edit; in brackets how many in the largest memory")
+        table.append([size, "", "questions", *(len(asked.get(kind, [])) for kind in KINDS)])
+    headers = ["edits", "encoder", "compared with", *KINDS]
+    print(f"{model.name}: % of questions that find their edit")
     print(tabulate(table, headers=headers, floatfmt=".1f"))
 
 
@@ -64,8 +65,10 @@ def questions(cases: Sequence[EditCase]) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def right(memory: EditMemory, search: Search, asked: Sequence[tuple[str, str]]) -> float:
-    """Percent of the questions of which the nearest row is their edit."""
+def right(memory: EditMemory, search: Search, asked: Sequence[tuple[str, str]]) -> float | None:
+    """Percent of the questions of which the nearest row is their edit; None where there are no questions."""
+    if not asked:
+        return None
     nearest = memory.nearest(search, [question for question, _ in asked])
     return 100 * sum(row.id == wanted for [(row, _)], (_, wanted) in zip(nearest, asked, strict=True)) / len(asked)
 

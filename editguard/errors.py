@@ -115,7 +115,7 @@ class PromptTooLong(EditguardError, ValueError):
         super().__init__(prompt, tokens, limit)
 
     def __str__(self) -> str:
-        shown = self.prompt if len(self.prompt) <= 80 else self.prompt[:77] + "..."
+        shown = self.prompt if len(self.prompt) <= 80 else f"{self.prompt[:40]}...{self.prompt[-37:]}"
         if not self.tokens:
             return f"the prompt {shown!r} has no tokens, so the model has nothing to continue."
         return (

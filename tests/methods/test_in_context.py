@@ -1,6 +1,7 @@
 """IKE: prompts from a memory, weights untouched."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,9 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editguard.edited import EditedModel, PromptMemory
+from editguard.edited import EditedModel, EditMemory, MemoryRow, PromptMemory
 from editguard.edits import EditRequest
-from editguard.errors import ConflictingEdits, MethodRefused
+from editguard.errors import ConflictingEdits, InvalidEdit, MemoryFull, MethodRefused, PromptTooLong
 from editguard.methods import DemonstrationRecord, Preparation
 from editguard.methods.in_context import InContextEditing, InContextFront, InContextSettings, Written
 from editguard.models import LanguageModel
@@ -264,3 +265,121 @@ def test_no_room_is_kept_for_an_answer_that_the_decoder_writes(
         assert found[-1].tokens <= zoo.CONTEXT
     assert found[0] == found[1]
     assert 0 < found[0].dropped < 32
+
+
+# ---- the memory
+
+MAYOR = EditRequest(prompt="The mayor of {} is", subject="Tamrin", target="Ines Holt")
+CAPITAL = EditRequest(prompt="The capital of {} is", subject="Velloria", target="Oskar")
+REVERSED = "Ines Holt governs"
+
+
+def found(edited: EditedModel, prompt: str) -> tuple[str, str]:
+    """The id of the edit that a prompt was answered with, and the route."""
+    [consulted] = edited.consult([prompt])
+    [retrieved] = consulted.retrieved
+    return retrieved.row, consulted.route
+
+
+@pytest.mark.parametrize("order", [(CAPITAL, MAYOR), (MAYOR, CAPITAL)])
+def test_a_question_that_names_the_target_finds_its_edit_by_the_statement_alone(
+    order: tuple[EditRequest, ...], model: LanguageModel
+) -> None:
+    original = EditedModel.original(model)
+    by = {
+        name: prepared(model, (), demonstrations=0, searched_by=name).apply(original, order)
+        for name in ("statement", "prompt")
+    }
+    assert found(by["statement"], REVERSED)[0] == MAYOR.id
+    assert found(by["prompt"], REVERSED)[0] == order[0].id  # nothing in common with either: the older one
+    for edited in by.values():
+        assert found(edited, "Who is the mayor of Tamrin?")[0] == MAYOR.id
+    assert sent(by["statement"], [REVERSED]) == [f"New Fact: {MAYOR.statement}\nPrompt: {REVERSED}"]
+
+
+def test_prompts_less_similar_than_the_scope_are_answered_as_they_are(model: LanguageModel) -> None:
+    original = EditedModel.original(model)
+    near, far = "The mayor of Tamrin is", "Copy: red blue"
+    always = prepared(model, (), demonstrations=0).apply(original, (MAYOR, CAPITAL))
+    [one, other] = [consulted.retrieved[0].similarity for consulted in always.consult([near, far])]
+    assert 1 > one > other
+    assert found(always, far)[1] == "in-scope"
+    for scope, routes in (
+        (one, ("in-scope", "out-of-scope")),
+        (one + 1e-6, ("out-of-scope", "out-of-scope")),
+        (other, ("in-scope", "in-scope")),
+    ):
+        edited = prepared(model, (), demonstrations=0, scope=scope).apply(original, (MAYOR, CAPITAL))
+        assert (found(edited, near)[1], found(edited, far)[1]) == routes
+        for prompt, route in zip((near, far), routes, strict=True):
+            assert (sent(edited, [prompt]) == [prompt]) == (route == "out-of-scope")
+    assert edited.score([(far, "Oskar")]) != model.score([(far, "Oskar")])
+    selective = prepared(model, (), demonstrations=0, scope=one).apply(original, (MAYOR, CAPITAL))
+    mixed = selective.score([(near, "Oskar"), (far, "Oskar")])
+    assert mixed[1].log_prob == pytest.approx(model.score([(far, "Oskar")])[0].log_prob, abs=1e-5)
+
+
+def test_withdrawn_edits_are_gone_and_a_restored_memory_brings_them_back(
+    model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...], tmp_path: Path
+) -> None:
+    method = prepared(model, records, demonstrations=2)
+    original = EditedModel.original(model)
+    edited = method.apply(original, facts)
+    probes = [fact.text for fact in facts]
+    wanted = sent(edited, probes)
+    without = method.withdraw(edited, [facts[0], facts[1].id])
+    assert memory(without).memory.rows == memory(method.apply(original, facts[2:])).memory.rows
+    assert sent(without, probes) == sent(method.apply(original, facts[2:]), probes)
+    assert without.edits[-1].record["withdrawn"] == [facts[0].id, facts[1].id]
+    assert sent(edited, probes) == wanted
+    assert sent(method.withdraw(without, [facts[2]]), probes) == probes
+    with pytest.raises(InvalidEdit, match="no row"):
+        method.withdraw(without, [facts[0]])
+
+    memory(edited).memory.save(tmp_path / "edits.json")
+    restored = method.restore(original, EditMemory.load(tmp_path / "edits.json"))
+    assert sent(restored, probes) == wanted
+    assert set(restored.requests) == set(facts)
+    assert sent(method.restore(without, memory(edited).memory), probes) == wanted
+
+
+def test_the_limit_of_the_settings_holds_for_whatever_is_put_into_the_memory(
+    model: LanguageModel, facts: tuple[EditRequest, ...]
+) -> None:
+    method = prepared(model, (), demonstrations=0, memory_limit=2)
+    edited = method.apply(EditedModel.original(model), facts[:2])
+    again = EditRequest(prompt=facts[0].prompt, subject=facts[0].subject, target="Belmora")
+    assert len(memory(method.apply(edited, [again])).memory) == 2
+    for attempt in (
+        lambda: method.apply(edited, facts[2:]),
+        lambda: method.remember(edited, [MemoryRow(key="a", text="b")]),
+        lambda: method.restore(edited, EditMemory(map(MemoryRow.of, facts))),
+    ):
+        with pytest.raises(MemoryFull, match="limit"):
+            attempt()
+    assert len(memory(method.apply(method.withdraw(edited, facts[:1]), facts[2:])).memory) == 2
+
+
+def test_a_remembered_row_without_a_request_is_put_before_the_question_it_is_near_to(model: LanguageModel) -> None:
+    method = prepared(model, (), demonstrations=0)
+    edited = method.apply(EditedModel.original(model), [CAPITAL])
+    told = method.remember(edited, [MemoryRow(key="Who governs Tamrin?", text="Governs means is the mayor of")])
+    assert sent(told, ["Who governs Tamrin?"]) == [
+        "New Fact: Governs means is the mayor of\nPrompt: Who governs Tamrin?"
+    ]
+    assert told.requests == (CAPITAL,)
+
+
+@pytest.mark.parametrize("encoder", ["tf-idf", "mean-pooled"])
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_a_prompt_longer_than_the_context_is_one_clear_error(
+    family: str, encoder: str, records: tuple[DemonstrationRecord, ...]
+) -> None:
+    small = zoo.tiny(family)
+    edited = prepared(small, records, encoder=encoder).apply(EditedModel.original(small), [CAPITAL])
+    long = "red blue green " * zoo.CONTEXT + "and Tamrin is"
+    for ask in (lambda: edited.generate([long]), lambda: edited.score([(long, "Oskar")])):
+        with pytest.raises(
+            PromptTooLong, match=rf"'New Fact: The capital.*and Tamrin is'.*context of {zoo.CONTEXT}: sh"
+        ):
+            ask()
