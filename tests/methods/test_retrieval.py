@@ -91,7 +91,7 @@ def library(texts: Sequence[str], queries: Sequence[str]) -> np.ndarray:
     queries=st.lists(words, min_size=1, max_size=3),
     data=st.data(),
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 def test_n_grams_weigh_as_the_librarys_vectorizers_fitted_on_the_searched_texts(
     texts: list[str], more: list[str], queries: list[str], data: st.DataObject
 ) -> None:
