@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from editguard.edits.asked import ANSWER_MARK, REASONED_ENDING
 from editguard.measurements.answering import ANSWER_TOKENS, Answering, Generated
 from editguard.measurements.record import Lookup
 
-REASONED_ENDING: Final = "Think:"
-"""A prompt with this ending is continued by whole sentences until one begins with the mark of the answer."""
-ANSWER_MARK: Final = "Answer:"
 MOST_SENTENCES: Final = 5
 
 
@@ -76,7 +74,10 @@ def _lookup(generated: Generated) -> Lookup | None:
 
 
 def _reasoned(model: Answering, prompts: Sequence[str], limit: int) -> list[Decoded]:
-    """Sentence by sentence: each is one generation, put behind the prompt for the next."""
+    """Sentence by sentence: each is one generation, put behind the prompt for the next.
+
+    Where a memory of edits has sent a prompt that no longer asks to think, the thinking is done: what is said answers.
+    """
     texts = list(prompts)
     answers: dict[int, Decoded] = {}
     lookups: dict[int, Lookup] = {}
@@ -91,7 +92,7 @@ def _reasoned(model: Answering, prompts: Sequence[str], limit: int) -> list[Deco
                 lookups[position] = looked.after(lookups[position]) if position in lookups else looked
             if mark:
                 answers[position] = Decoded(answer.strip(), sentence.stopped)
-            elif not before.strip() or not sentence.stopped:
+            elif not before.strip() or not sentence.stopped or (looked and REASONED_ENDING not in looked.sent):
                 answers[position] = sentence
             texts[position] = f"{texts[position].rstrip()} {before.strip()}."
     found = [answers.get(position, Decoded("", stopped=False)) for position in range(len(texts))]

@@ -43,6 +43,10 @@ class MemoryMethod(ABC):
         del front, memory, requests
         return {}
 
+    def added(self, memory: EditMemory, rows: Sequence[MemoryRow]) -> EditMemory:
+        """Return the memory with these rows; what they replace is gone."""
+        return memory.added(rows)
+
     def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
         """Return `edited` with the requests in its memory.
 
@@ -52,7 +56,7 @@ class MemoryMethod(ABC):
         if not requests:
             return edited
         refuse_conflicts(requests)
-        return self._with(edited, lambda memory: memory.added(map(MemoryRow.of, requests)), tuple(requests))
+        return self._with(edited, lambda memory: self.added(memory, list(map(MemoryRow.of, requests))), tuple(requests))
 
     def withdraw(self, edited: EditedModel, rows: Iterable[EditRequest | str]) -> EditedModel:
         """Return `edited` without some rows of its memory, as if they had not been added.
@@ -71,7 +75,7 @@ class MemoryMethod(ABC):
         Raises: MethodRefused: not prepared. MemoryFull: the memory's limit does not allow for them.
         """
         requests = tuple(row.request for row in rows if row.request is not None)
-        return self._with(edited, lambda memory: memory.added(rows), requests)
+        return self._with(edited, lambda memory: self.added(memory, rows), requests)
 
     def restore(self, edited: EditedModel, memory: EditMemory) -> EditedModel:
         """Return `edited` with another memory, such as one that was loaded, in place of its own.

@@ -278,6 +278,27 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         encoder_decoder=True,
         default=True,
     ),
+    MethodInfo(
+        name="mem-prompt",
+        target="editguard.methods.mem_prompt:MemPrompt",
+        family="memory-based",
+        changes="the prompt; no weight",
+        batches=True,
+        prepares="nothing",
+        source="Madaan, Tandon, Clark, Yang 2022, Memory-assisted Prompt Editing to Improve GPT-3 after Deployment",
+        encoder_decoder=True,
+    ),
+    MethodInfo(
+        name="mello",
+        target="editguard.methods.mello:Mello",
+        family="memory-based",
+        changes="the prompt, by a loop of sub-questions; no weight",
+        batches=True,
+        prepares="nothing",
+        source="Zhong, Wu, Manning, Potts, Chen 2023, MQuAKE: Assessing Knowledge Editing in Language Models via "
+        "Multi-Hop Questions",
+        encoder_decoder=True,
+    ),
 )
 
 
