@@ -2,9 +2,9 @@
 
     python benchmarks/multi_hop.py --edits 60 --single 20
 
-Asked directly ("Answer:") and step by step ("Think:"), about the embedded model's world. "single": each edit alone, asked
-about itself; "all": every edit in one chain. A question counts when the whole answer is right. For MeLLo the table
-shows how its loops ended, and its tokens a question beside those of the others.
+Asked directly ("Answer:") and step by step ("Think:"), about the embedded model's world. "single": each edit alone,
+asked about itself; "all": every edit in one chain. A question counts when the whole answer is right. For MeLLo the
+table shows how its loops ended, and its tokens a question beside those of the others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from editguard.edited import EditedModel
 from editguard.edits import EditCase, Probe
 from editguard.measurements.decoding import decode
-from editguard.measurements.matching import answered_as
+from editguard.measurements.matching import normalise
 from editguard.methods import Preparation, create
 from editguard.models import LanguageModel, load_model
 from editguard.probes.pocket import pocket_cases, pocket_demonstrations, pocket_texts
@@ -58,7 +58,7 @@ class Tally:
 
 def right(probe: Probe, text: str) -> bool:
     """Whether an answer is one of those expected."""
-    return answered_as(text, probe.answers)
+    return normalise(text) in map(normalise, probe.answers)
 
 
 def measured(model: LanguageModel, name: str, cases: Sequence[EditCase], single: int) -> list[list[object]]:

@@ -76,7 +76,8 @@ class Reasoner:
         lines = prompt[max(0, prompt.rfind("Question: ")) :].strip().split("\n")
         if len(lines) == 1 and lines[0].startswith("Next of"):
             return NEXT[lines[0].split()[2]] + "."
-        hops, entity = int(lines[0].split()[3]), lines[0].split()[-1].rstrip("?")
+        asked = lines[0].split()  # "Question: What is 2 steps from Arl?", or a statement, which is one step
+        hops, entity = (int(asked[3]), asked[-1].rstrip("?")) if asked[1] == "What" else (1, asked[3])
         done, generated, text = 0, "", ""
         for line in lines[1:]:
             last = line.rsplit(" ", 1)[-1].rstrip(".")

@@ -35,6 +35,10 @@ QUICK = {
     "lstm_width": 4,
     "code_width": 8,
     "conditioner_width": 4,
+    "examples": None,
+    "step_tokens": 4,
+    "fallback": "fact",
+    "similarity_above": 0.1,
 }
 """Values that make a method fast, for the settings that it has; with an encoder, layers are those that it derives."""
 

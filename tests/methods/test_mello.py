@@ -15,8 +15,8 @@ from editguard.edited import Consulted, EditedModel, EditMemory, MemoryRow, Prom
 from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings
 from editguard.measurements.decoding import decode
+from editguard.methods.edit_distance import EditDistanceEncoder
 from editguard.methods.mello import LABELS, PACKAGED_FILE, Mello, MelloFront, MelloSettings, read_examples
-from editguard.methods.retrieval import encoder
 from editguard.models import LanguageModel
 
 EDITS = (moved("Bree", "Quor"), moved("Sorv", "Arl"), moved("Zeb", "Yar"))
@@ -30,7 +30,7 @@ def memory_of(*requests: EditRequest) -> EditMemory:
 
 def front(model: Reasoner, **changes: object) -> MelloFront:
     chosen = replace(MelloSettings(examples=None), **changes)  # type: ignore[arg-type]
-    return MelloFront(model.as_model(), chosen, encoder("tf-idf", model.as_model()))
+    return MelloFront(model.as_model(), chosen, EditDistanceEncoder())
 
 
 def run(
@@ -78,12 +78,12 @@ def test_so_many_hops_finish_and_one_more_is_capped(hops: int) -> None:
 
 
 def test_the_transcript_is_the_published_form_and_ends_where_the_final_answer_begins() -> None:
-    _, [found] = run(question(2))
+    _, [found] = run(question(2), memory=memory_of(EDITS[0]))
     assert found.prompt == (
         "Question: What is 2 steps from Arl?\n"
         "Subquestion: Next of Arl is what?\n"
         "Generated answer: Next of Arl is Bree.\n"
-        "Retrieved fact: Next of Sorv is Arl.\n"
+        "Retrieved fact: Next of Bree is Quor.\n"
         "Retrieved fact does not contradict to generated answer, so the intermediate answer is: Bree\n"
         "Subquestion: Next of Bree is what?\n"
         "Generated answer: Next of Bree is Cyl.\n"
@@ -164,7 +164,7 @@ def test_the_nearest_fact_is_that_of_brute_force_and_far_or_repeated_ones_change
     for memory in (memory_of(*EDITS, far), memory_of(*EDITS, *EDITS)):
         assert [found.prompt for found in run(*prompts, memory=memory)[1]] == [found.prompt for found in before]
     assert len(memory_of(*EDITS, *EDITS)) == len(EDITS)
-    index = encoder("tf-idf", Reasoner().as_model()).index([edit.statement for edit in EDITS])
+    index = EditDistanceEncoder().index([edit.statement for edit in EDITS])
     for found in before:
         subs = [line[13:] for line in found.prompt.split("\n") if line.startswith("Subquestion: ")]
         nearest = [EDITS[int(row.argmax())].id for row in index.similarities(subs)]
@@ -204,6 +204,7 @@ def test_a_statement_is_its_own_first_sub_question() -> None:
         "Retrieved fact: Next of Bree is Quor.\n"
     )
     assert model.asked[0] == ["Next of Bree is"]
+    assert model.answer(found.prompt) == "Quor"
 
 
 @pytest.mark.parametrize("mode", ["plain", "asked"])
@@ -270,7 +271,10 @@ def test_a_chat_model_is_told_to_go_on_and_its_template_is_used(facts: tuple[Edi
     words = zoo.tokenizer("llama")
     words.chat_template = "[{{ messages[0].content }}]"
     model = LanguageModel(zoo.module("llama"), words, name="chatty", chat=True)
-    method = Mello(MelloSettings(examples=None, step_tokens=4, chat_instruction="Go on.", statements="asked"))
+    method = Mello(
+        MelloSettings(examples=None, step_tokens=4, chat_instruction="Go on.", statements="asked"),
+        nearness=EditDistanceEncoder(),
+    )
     edited = method.apply(EditedModel.original(model), facts)
     [found] = edited.consult(["Who is it?"])
     assert found.calls == 1
