@@ -1,10 +1,12 @@
 """Questions over two and three facts, one of which is edited: MeLLo against other methods, by real decoding.
 
     python benchmarks/multi_hop.py --edits 60 --single 20
+    python benchmarks/multi_hop.py --verdicts 30
 
 Asked directly ("Answer:") and step by step ("Think:"), about the embedded model's world. "single": each edit alone,
 asked about itself; "all": every edit in one chain. A question counts when the whole answer is right. For MeLLo the
-table shows how its loops ended, and its tokens a question beside those of the others.
+table shows how its loops ended, and its tokens a question beside those of the others. `--verdicts` asks instead, in the
+middle of transcripts of the corpus's form about held-out subjects, whether a retrieved fact contradicts.
 """
 
 from __future__ import annotations
@@ -23,11 +25,15 @@ from editguard.measurements.decoding import decode
 from editguard.measurements.matching import normalise
 from editguard.methods import Preparation, create
 from editguard.models import LanguageModel, load_model
+from editguard.pocket import default_world
+from editguard.pocket.contexts import ContextWriter
+from editguard.pocket.splits import stream
 from editguard.probes.pocket import pocket_cases, pocket_demonstrations, pocket_texts
 
 KINDS = ("one_hop", "one_hop_think", "two_hop", "two_hop_think")
 HEADERS = ("two facts", "two, Think:", "three facts", "three, Think:")
 SEED = 2_000
+VERDICT = "Retrieved fact"
 
 
 class Tally:
@@ -74,13 +80,36 @@ def measured(model: LanguageModel, name: str, cases: Sequence[EditCase], single:
     return [[name, f"single, {single}", *alone.row()], [name, f"all, {len(cases)}", *together.row()]]
 
 
+def verdicts(model: LanguageModel, count: int) -> list[list[object]]:
+    """How often the model says that a fact contradicts, where it does and where it does not."""
+    writer = ContextWriter(default_world(), stream("verdicts", SEED), held_out=True)
+    asked: dict[bool, list[str]] = {True: [], False: []}
+    while sum(map(len, asked.values())) < count:
+        text = writer.trace().text
+        places = {text.find(f"{VERDICT} {word}"): word == "contradicts" for word in ("contradicts", "does not")}
+        first = min(place for place in places if place >= 0)
+        asked[places[first]].append(text[:first] + VERDICT)
+    rows: list[list[object]] = []
+    for contradicts, texts in asked.items():
+        words = [dict(likely) for likely in model.next_tokens(texts, k=2)]
+        said = [max(likely, key=lambda word: likely[word]).strip() for likely in words]
+        share = mean(likely.get(" contradicts", 0.0) for likely in words)
+        rows.append(["contradicts" if contradicts else "does not", len(texts), said.count("contradicts"), share])
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--edits", type=int, default=60)
     parser.add_argument("--single", type=int, default=20, help="edits that are asked about alone, the first ones")
     parser.add_argument("--methods", nargs="+", default=["mello", "ike", "rome", "memit"])
+    parser.add_argument("--verdicts", type=int, metavar="N", help="ask for this many verdicts, and nothing else")
     options = parser.parse_args()
     model = load_model("pocket")
+    if options.verdicts:
+        headers = ["the fact", "texts", "the model says contradicts", "mean probability of it"]
+        print(tabulate(verdicts(model, options.verdicts), headers=headers, tablefmt="github", floatfmt=".2f"))
+        return
     cases = pocket_cases(options.edits, seed=SEED)
     unedited = Tally()
     unedited.ask(EditedModel.original(model), cases)
