@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from methods.scripted_reasoner import NEXT, Judge, Reasoner, gullible, honest, moved, question, stubborn
 
-from editguard.edited import Consulted, EditedModel, EditMemory, MemoryRow, PromptMemory
+from editguard.edited import Answered, Consulted, EditedModel, EditMemory, MemoryRow, PromptMemory
 from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings
 from editguard.measurements.decoding import decode
@@ -231,8 +231,10 @@ def test_a_question_that_asks_to_think_is_answered_by_the_loop() -> None:
     loop = PromptMemory("mello", memory_of(), front(model))
 
     class Edited:
-        def generate(self, prompts: list[str], *, max_new_tokens: int = 24) -> list[object]:
-            return model.generate([found.prompt for found in loop.consult(prompts)], max_new_tokens=max_new_tokens)
+        def generate(self, prompts: list[str], *, max_new_tokens: int = 24) -> list[Answered]:
+            consulted = loop.consult(prompts)
+            made = model.generate([found.prompt for found in consulted], max_new_tokens=max_new_tokens)
+            return [Answered(**vars(one), consulted=found) for one, found in zip(made, consulted, strict=True)]
 
     assert [found.text for found in decode(Edited(), [prompt])] == [walked("Arl", 3, {"Bree": "Quor"})]  # type: ignore[arg-type]
 
