@@ -18,10 +18,11 @@ from editguard.probes.pocket import pocket_training_cases
 
 TRAINED = [info.name for info in methods().values() if info.trains]
 QUICK = {
-    "mend": ("rank=4", "statistics_edits=2"),
-    "ke": ("lstm_width=4", "code_width=8", "conditioner_width=4", "locality_examples=1"),
+    "mend": ("layers=1,2", "rank=4", "statistics_edits=2"),
+    "ke": ("layers=1,2", "lstm_width=4", "code_width=8", "conditioner_width=4", "locality_examples=1"),
+    "serac": ("edits_per_pass=2", "classifier_layers=1", "classifier_width=8"),
 }
-COMMON = ("layers=1,2", "edits_per_step=2", "validation_edits=2")
+COMMON = ("edits_per_step=2", "validation_edits=2")
 CASES = tuple(training_case(number) for number in range(8))
 
 

@@ -76,11 +76,13 @@ def training_digest(cases: Iterable[EditCase]) -> str:
 _USED: Final = ("generalization", "locality")
 
 
-def editor_examples(model: LanguageModel, method: str, cases: Sequence[EditCase]) -> tuple[list[EditorExample], int]:
+def editor_examples(
+    model: LanguageModel, method: str, cases: Sequence[EditCase], *, asks_model: bool = True
+) -> tuple[list[EditorExample], int]:
     """Return the cases as examples, and how many were left out because they have no rephrase.
 
     Rephrases are the probes for generalization. Locality examples are the probes for locality with their first answer;
-    where they give none, with the unedited model's own.
+    where they give none, with the unedited model's own, or with "" where it is not asked.
 
     Raises: MissingMaterial: there are no cases, no rephrases or no locality probes. PromptTooLong: one does not fit.
     """
@@ -99,12 +101,13 @@ def editor_examples(model: LanguageModel, method: str, cases: Sequence[EditCase]
     unknown = [
         probe.prompt for case in cases for probe in case.probes if probe.property == "locality" and not probe.answers
     ]
+    unknown = unknown if asks_model else []
     own = dict(zip(unknown, model.generate(unknown, max_new_tokens=ANSWER_TOKENS) if unknown else [], strict=True))
     examples = []
     for case in cases:
         asked = [probe for probe in case.probes if probe.property in _USED]
         locality = [
-            (probe.prompt, probe.answers[0] if probe.answers else own[probe.prompt].text)
+            (probe.prompt, probe.answers[0] if probe.answers else own[probe.prompt].text if asks_model else "")
             for probe in asked
             if probe.property == "locality"
         ]
@@ -112,11 +115,12 @@ def editor_examples(model: LanguageModel, method: str, cases: Sequence[EditCase]
             EditorExample(
                 case.request,
                 tuple((probe.prompt, probe.answers[0]) for probe in asked if probe.property == "generalization"),
-                tuple((prompt, answer) for prompt, answer in locality if answer.strip()),
+                tuple((prompt, answer) for prompt, answer in locality if answer.strip() or not asks_model),
             )
         )
     usable = [example for example in examples if example.rephrases]
-    refuse_pairs_too_long(model, [pair for each in usable for pair in (each.pair, *each.rephrases, *each.locality)])
+    if asks_model:
+        refuse_pairs_too_long(model, [pair for each in usable for pair in (each.pair, *each.rephrases, *each.locality)])
     return usable, len(cases) - len(usable)
 
 
@@ -171,6 +175,7 @@ class Draws:
 
     Args:
         locality: how many locality examples each edit is asked: its own first, then those of other edits.
+        seed: of every draw.
         others: examples whose locality examples are asked where none of `examples` has any.
 
     Raises: MissingMaterial: nobody has a locality example.
@@ -181,7 +186,7 @@ class Draws:
     ) -> None:
         self.examples = tuple(examples)
         self._locality = locality
-        self._seed = seed
+        self.seed = seed
         pools = [dict.fromkeys(pair for each in group for pair in each.locality) for group in (examples, others)]
         self._pool = tuple(pools[0] or pools[1])
         if not self._pool:
@@ -215,4 +220,4 @@ class Draws:
         return order
 
     def _stream(self, *parts: object) -> random.Random:
-        return random.Random("|".join(map(str, ("editor training", self._seed, *parts))))
+        return random.Random("|".join(map(str, ("editor training", self.seed, *parts))))

@@ -21,7 +21,8 @@ from torch.optim import Optimizer
 from editguard.edits import EditRequest
 from editguard.errors import InvalidSettings, MethodRefused
 from editguard.methods.editor_examples import Drawn, Draws
-from editguard.methods.editor_training import JobSettings, Validation
+from editguard.methods.editor_training import Validation
+from editguard.methods.trained_editors import TrainedEditorSettings
 from editguard.models.answer_rows import TextPair, answer_rows
 from editguard.models.gradient_factors import Factors, gradient_factors
 from editguard.models.shifted import RowShifts, shifted
@@ -31,23 +32,16 @@ if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
 
 MatrixKind = Literal["up", "gate", "down"]
-StoredType = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientEditorSettings(JobSettings):
+class GradientEditorSettings(TrainedEditorSettings):
     """What editors of this kind have in common; layers are those that MEND edits of GPT-2 XL."""
 
     layers: tuple[int, ...] = (45, 46, 47)
     """The edited blocks, counted from 0; of a model with an encoder, its blocks come first."""
     matrices: tuple[MatrixKind, ...] = ("up", "down")
     """Which matrices of their MLPs."""
-    locality_examples: int = 1
-    """Prompts whose answers should stay, for each edit that is trained on."""
-    stored_type: StoredType = "float32"
-    """Number type of the editor's matrices in its file, and in use."""
-    editor: str | None = None
-    """A file with a trained editor to use; None takes the model's own, or one from the cache, or trains."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,8 +49,6 @@ class GradientEditorSettings(JobSettings):
             raise InvalidSettings(f"layers are different numbers from 0 in ascending order, not {self.layers}.")
         if not self.matrices or len(set(self.matrices)) < len(self.matrices):
             raise InvalidSettings(f"matrices names some of up, gate and down once each, not {self.matrices}.")
-        if self.locality_examples < 1:
-            raise InvalidSettings(f"locality_examples is at least 1, not {self.locality_examples}.")
 
 
 def last_three(layers: int) -> Mapping[str, tuple[Any, str]]:

@@ -36,6 +36,7 @@ from editguard.methods.gradient_editors import (
     GradientEditorSettings,
     GradientEditorTraining,
     Outcome,
+    edited_matrices,
     last_three,
     last_two_of_each,
 )
@@ -330,7 +331,13 @@ class Ke:
         self.settings = settings or KeSettings()
         self.provenance = dict(provenance or {})
         self._editors = TrainedEditors(
-            self.name, CODE, self.settings, build=self._build, trainee=self._trainee, completed=with_previous
+            self.name,
+            CODE,
+            self.settings,
+            build=self._build,
+            trainee=self._trainee,
+            matrices=lambda model: edited_matrices(model, self.name, self.settings),
+            completed=with_previous,
         )
 
     def prepare(self, model: LanguageModel, data: Preparation) -> None:

@@ -28,6 +28,7 @@ from editguard.methods.gradient_editors import (
     GradientEditorSettings,
     GradientEditorTraining,
     Outcome,
+    edited_matrices,
     last_three,
     last_two_of_each,
 )
@@ -278,7 +279,14 @@ class Mend:
     def __init__(self, settings: MendSettings | None = None, *, provenance: Mapping[str, str] | None = None) -> None:
         self.settings = settings or MendSettings()
         self.provenance = dict(provenance or {})
-        self._editors = TrainedEditors(self.name, CODE, self.settings, build=self._build, trainee=self._trainee)
+        self._editors = TrainedEditors(
+            self.name,
+            CODE,
+            self.settings,
+            build=self._build,
+            trainee=self._trainee,
+            matrices=lambda model: edited_matrices(model, self.name, self.settings),
+        )
 
     def prepare(self, model: LanguageModel, data: Preparation) -> None:
         """Find the model's trained editor, or train it; see `TrainedEditors.prepare`."""

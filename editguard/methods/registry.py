@@ -268,6 +268,17 @@ BUILT_IN: tuple[MethodInfo, ...] = (
         "Language Models",
     ),
     MethodInfo(
+        name="serac",
+        target="editguard.methods.serac:Serac",
+        family="memory-based",
+        changes="who answers: a small trained model where a remembered edit concerns the prompt; no weight",
+        batches=True,
+        prepares="a scope classifier and a counterfactual model, trained on edit cases",
+        source="Mitchell, Lin, Bosselut, Manning, Finn 2022, Memory-Based Model Editing at Scale",
+        encoder_decoder=True,
+        trains=True,
+    ),
+    MethodInfo(
         name="ike",
         target="editguard.methods.in_context:InContextEditing",
         family="memory-based",

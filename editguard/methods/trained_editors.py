@@ -12,18 +12,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Literal, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from editguard.edited import EditedModel
-from editguard.errors import MethodRefused
+from editguard.errors import InvalidSettings, MethodRefused
 from editguard.methods.editor_examples import Draws, EditorExample, editor_examples, split, training_digest
 from editguard.methods.editor_store import EditorFiles, Identity, load_editor
-from editguard.methods.editor_training import Trainee, train
-from editguard.methods.gradient_editors import GradientEditorSettings, edited_matrices
+from editguard.methods.editor_training import JobSettings, Trainee, train
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import shape_of
 
@@ -34,6 +33,29 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "editors"
 """Of trained editors, in a model's folder and in the cache."""
+
+
+StoredType = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedEditorSettings(JobSettings):
+    """What all methods that train an editor have in common."""
+
+    locality_examples: int = 1
+    """Prompts whose answers should stay, for each edit that is trained on."""
+    stored_type: StoredType = "float32"
+    """Number type of the editor's matrices in its file, and in use."""
+    editor: str | None = None
+    """A file with a trained editor to use; None takes the model's own, or one from the cache, or trains."""
+
+    of_use: ClassVar[frozenset[str]] = frozenset({"editor"})
+    """Settings that a trained editor does not depend on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.locality_examples < 1:
+            raise InvalidSettings(f"locality_examples is at least 1, not {self.locality_examples}.")
 
 
 class TrainableEditor(nn.Module, ABC):
@@ -53,8 +75,8 @@ class Ready(Generic[_Editor]):
     """An editor that can edit one model.
 
     Attributes:
-        editor: on the device of the edited matrices, without gradients.
-        matrices: by layer.
+        editor: on the device of the edited matrices, or else of the model, without gradients.
+        matrices: by layer; none of an editor that edits no weights.
         record: what an edit's record says of the editor.
     """
 
@@ -72,21 +94,28 @@ class TrainedEditors(Generic[_Editor]):
         settings: of the method.
         build: (model, matrices, seed) -> an untrained editor on the CPU.
         trainee: (model, matrices, editor, training draws, validation draws) -> what the job trains.
+        matrices: model -> the matrices that it edits, by layer.
         completed: what else the examples need of the model, such as the answers before the edit.
+        asks_model: whether the training needs the model's own answers to what should stay.
+        started_from: model -> what else determines the editor, in the place of settings of the same names.
     """
 
     def __init__(
         self,
         method: str,
         code: int,
-        settings: GradientEditorSettings,
+        settings: TrainedEditorSettings,
         *,
         build: Callable[[LanguageModel, Matrices, int], _Editor],
         trainee: Callable[[LanguageModel, Matrices, _Editor, Draws, Draws], Trainee],
+        matrices: Callable[[LanguageModel], Matrices] = lambda _: {},
         completed: Callable[[LanguageModel, Sequence[EditorExample]], Sequence[EditorExample]] = lambda _, found: found,
+        asks_model: bool = True,
+        started_from: Callable[[LanguageModel], Mapping[str, str]] = lambda _: {},
     ) -> None:
         self._method, self._code, self._settings = method, code, settings
-        self._build, self._trainee, self._completed = build, trainee, completed
+        self._build, self._trainee, self._matrices, self._completed = build, trainee, matrices, completed
+        self._asks_model, self._started_from = asks_model, started_from
         self._kept: WeakKeyDictionary[LanguageModel, tuple[tuple[str, int], Ready[_Editor]]] = WeakKeyDictionary()
 
     def prepare(self, model: LanguageModel, data: Preparation) -> None:
@@ -192,7 +221,7 @@ class TrainedEditors(Generic[_Editor]):
         files: EditorFiles | None,
     ) -> dict[str, Tensor]:
         with EditedModel.original(model):
-            usable, left_out = editor_examples(model, self._method, cases)
+            usable, left_out = editor_examples(model, self._method, cases, asks_model=self._asks_model)
             learnt, held_out = split(self._completed(model, usable), self._method)
             draws = {
                 name: Draws(chosen, locality=self._settings.locality_examples, seed=data.seed, others=others)
@@ -202,7 +231,7 @@ class TrainedEditors(Generic[_Editor]):
                 f"{self._method}: training an editor for {model.name} on {len(learnt)} edits, in at most "
                 f"{self._settings.steps} steps" + (f"; it is kept in {files.editor}" if files is not None else "")
             )
-            editor = self._build(model, matrices, data.seed).to(_device(matrices))
+            editor = self._build(model, matrices, data.seed).to(_device(model, matrices))
             trainee = self._trainee(model, matrices, editor, draws["train"], draws["validation"])
             trained = train(trainee, self._settings, files=files, told=data.on_progress)
         if files is None:
@@ -235,18 +264,14 @@ class TrainedEditors(Generic[_Editor]):
 
         return {name: kept(tensor) for name, tensor in state.items()}
 
-    def _matrices(self, model: LanguageModel) -> Matrices:
-        return edited_matrices(model, self._method, self._settings)
-
     def _identity(self, model: LanguageModel, matrices: Matrices, data: str, seed: int) -> Identity:
-        settings = asdict(self._settings)
-        del settings["editor"]
+        settings = {name: value for name, value in asdict(self._settings).items() if name not in self._settings.of_use}
         return Identity(
             method=self._method,
             code=self._code,
             model=model.fingerprint(),
             matrices={matrix.name: matrix.shape for of_layer in matrices.values() for matrix in of_layer},
-            settings=settings,
+            settings={**settings, **self._started_from(model)},
             data=data,
             seed=seed,
         )
@@ -261,10 +286,11 @@ class TrainedEditors(Generic[_Editor]):
             raise MethodRefused(
                 f"{self._method}: the trained editor does not have the shapes that the settings ask for: {failure}"
             ) from failure
-        editor.requires_grad_(False).to(_device(matrices))
+        editor.requires_grad_(False).to(_device(model, matrices))
         known = ("data", "seed")
         return Ready(editor, matrices, {"model": plain["model"], **{name: plain[name] for name in known}})
 
 
-def _device(matrices: Matrices) -> torch.device:
-    return next(matrix.parameter.device for of_layer in matrices.values() for matrix in of_layer)
+def _device(model: LanguageModel, matrices: Matrices) -> torch.device:
+    edited = (matrix.parameter.device for of_layer in matrices.values() for matrix in of_layer)
+    return next(edited, model.device)

@@ -39,6 +39,9 @@ QUICK = {
     "step_tokens": 4,
     "fallback": "fact",
     "similarity_above": 0.1,
+    "classifier_layers": 1,
+    "classifier_width": 8,
+    "false_hits": 1.0,
 }
 """Values that make a method fast, for the settings that it has; with an encoder, layers are those that it derives."""
 

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from editguard.models import LanguageModel, load_model
 QUICK: dict[str, dict[str, Any]] = {
     "mend": {"rank": 4, "statistics_edits": 2, "step_size": 1e-3},
     "ke": {"lstm_width": 4, "code_width": 8, "conditioner_width": 4, "locality_examples": 1, "warm_up": 1},
+    "serac": {"classifier_layers": 1, "classifier_width": 8, "false_hits": 1.0},
 }
 COMMON: dict[str, Any] = {
     "layers": (1, 2),
@@ -50,7 +51,10 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def method_for(name: str, model: LanguageModel, **changes: Any) -> EditMethod:
-    return create(name, {**COMMON, **QUICK[name], **changes}, model)
+    settings_type: Any = methods()[name].settings_type
+    known = {field.name for field in fields(settings_type)}
+    common = {setting: value for setting, value in COMMON.items() if setting in known}
+    return create(name, {**common, **QUICK[name], **changes}, model)
 
 
 def scores(method: EditMethod, model: LanguageModel, facts: Sequence[EditRequest]) -> list[tuple[float, ...]]:
