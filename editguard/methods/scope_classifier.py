@@ -90,7 +90,7 @@ class OwnTokens:
     """The tokens of the classifier's own tokenizer, with whatever it puts around texts."""
 
     tokenizer: PreTrainedTokenizerBase
-    limit: int | None
+    limit: int
 
     def inputs(self, texts: Sequence[tuple[str, ...]]) -> dict[str, Tensor]:
         """See `TokenReader`."""
@@ -116,6 +116,7 @@ class ScopeClassifier(nn.Module):
         super().__init__()
         self.network: nn.Module = network.get_encoder() if network.config.is_encoder_decoder else network
         self.reader = reader
+        self._width = int(network.config.hidden_size)
         self._taken = frozenset(inspect.signature(self.network.forward).parameters)
         self.head = None if head is None else nn.Linear(head.shape[1], 2, device="meta").to_empty(device=head.device)
         if self.head is not None and head is not None:
@@ -156,7 +157,7 @@ class ScopeClassifier(nn.Module):
             states = self.states([texts[number] for number in chosen])
             made = states if self.head is None else self.head(states).softmax(-1)[:, :1]
             found.update(zip(chosen, made.double().cpu().numpy(), strict=True))
-        width = 1 if self.head is not None else int(self.network.config.hidden_size)  # type: ignore[union-attr]
+        width = 1 if self.head is not None else self._width
         return np.stack([found[number] for number in range(len(texts))]) if found else np.zeros((0, width))
 
 
@@ -181,7 +182,8 @@ def random_model(kind: Any, config: PreTrainedConfig, seed: int) -> PreTrainedMo
         torch.default_generator.manual_seed(seed)
         made = kind.from_config(config, dtype=torch.float32)
     assert isinstance(made, PreTrainedModel)
-    return made.train(False)
+    made.train(False)
+    return made
 
 
 # ---- rows of a memory

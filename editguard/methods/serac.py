@@ -218,7 +218,8 @@ class Serac(MemoryMethod):
             reader: SharedTokens | OwnTokens = tokens
         else:
             network, tokenizer = _encoder(settings.classifier_model)
-            reader = OwnTokens(tokenizer, getattr(network.config, "max_position_embeddings", None))
+            limits = (tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", None))
+            reader = OwnTokens(tokenizer, min(limit for limit in limits if limit is not None))
         head = None
         if settings.form == "cross-attention":
             head = 0.02 * torch.randn(2, network.config.hidden_size, generator=torch.Generator().manual_seed(seed))

@@ -76,7 +76,7 @@ class SeracEditor(TrainableEditor):
 
     # ---- its state: weights that two parts share are in it once
 
-    def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:
+    def state_dict(self, *args: Any, **options: Any) -> dict[str, Tensor]:  # type: ignore[override]
         """See `nn.Module`; of tied weights the first name alone."""
         tied = self._tied()
         found: dict[str, Tensor] = super().state_dict(*args, **options)
@@ -100,7 +100,7 @@ class SeracEditor(TrainableEditor):
         for name in ("in_scope_scores", "out_of_scope_scores"):
             if (kept := state_dict.get(prefix + name)) is not None:
                 setattr(self, name, torch.zeros(kept.shape, device=getattr(self, name).device))
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class TrainingWeights(Protocol):
@@ -186,24 +186,23 @@ class SeracTraining:
         """Ask about held-out subjects' edits, each alone; the scores are kept with the networks."""
         edits = min(self._settings.validation_edits, len(self._validation))
         size = self._settings.edits_per_pass
-        answers, right, inside, outside = [], [], [], []
+        found: tuple[list[Tensor], ...] = ([], [], [], [])
         for start in range(0, edits, size):
             batch = self._validation.take(start, min(size, edits - start))
-            losses, hits = self.answer_losses(batch)
-            of_batch = self.log_scores(batch)
-            for found, one in zip((answers, right, inside, outside), (losses, hits, *of_batch), strict=True):
-                found.append(one)
-        scores = {"in_scope_scores": torch.cat(inside), "out_of_scope_scores": torch.cat(outside)}
+            for kept, one in zip(found, (*self.answer_losses(batch), *self.log_scores(batch)), strict=True):
+                kept.append(one)
+        answers, right, inside, outside = (torch.cat(each) for each in found)
+        scores = {"in_scope_scores": inside, "out_of_scope_scores": outside}
         loss_of_scope = balanced_loss(*scores.values())
         for name, logarithms in scores.items():
             setattr(self._editor, name, logarithms.float().exp())
         at_half = roc_point(self._editor.in_scope_scores, self._editor.out_of_scope_scores, 0.5)
-        loss_of_answers = torch.cat(answers).mean()
+        loss_of_answers = answers.mean()
         figures = {
             "loss": float(self._total(loss_of_answers, loss_of_scope)),
             "answer_loss": float(loss_of_answers),
             "scope_loss": float(loss_of_scope),
-            "edit_success": float(torch.cat(right).float().mean()),
+            "edit_success": float(right.float().mean()),
             "hits": at_half.hits,
             "false_hits": at_half.false_hits,
         }

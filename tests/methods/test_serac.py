@@ -212,6 +212,10 @@ def test_both_forms_train_and_record_what_they_found(
     own = [fact.text for fact in facts]
     assert record["own_scores"] == [each.retrieved[0].similarity for each in edited.consult(own)]
     assert all(0 <= score <= 1 for score in record["own_scores"])
+    if form == "embedding":  # a row is compared as a whole, its target included
+        whole = edited.consult([fact.statement for fact in facts])
+        assert [each.retrieved[0].similarity for each in whole] == [1.0] * 3
+        assert all(score < 1 for score in record["own_scores"])
 
 
 def test_the_base_model_is_not_run_in_training(training: tuple[EditCase, ...], monkeypatch: pytest.MonkeyPatch) -> None:
