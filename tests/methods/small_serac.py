@@ -1,6 +1,6 @@
 """Networks of SERAC small enough for tests, and stand-ins for a classifier whose scores are known."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,10 +44,9 @@ class Points:
 def counterfactual(model: LanguageModel, seed: int = 5) -> LanguageModel:
     """A random counterfactual model."""
     module = untrained(model, None, None, seed)
-    with np.errstate(all="ignore"):
-        for parameter in module.parameters():  # so that its answers are not the same for all prompts
-            if parameter.ndim > 1:
-                parameter.data.mul_(20)
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            parameter.data.mul_(20)  # its own small weights answer all prompts alike
     return as_language_model(module, model.tokenizer, model.name, model.batch_size)
 
 
@@ -80,6 +79,3 @@ def seen(edited: EditedModel, prompts: Sequence[str], answer: str = "Oskar") -> 
     tops = edited.next_tokens(prompts, 3)
     said = edited.generate(prompts, max_new_tokens=4)
     return [(a.log_probs, tuple(b), c.text) for a, b, c in zip(scores, tops, said, strict=True)]
-
-
-Way = Callable[[], object]
