@@ -53,9 +53,9 @@ class InContextSettings:
     encoder: str = "tf-idf"
     """What measures the nearness of texts: "tf-idf", "mean-pooled" (the model's own states, which find fewer edits), or
     "sentences:NAME"."""
-    searched_by: SearchedBy = "statement"
-    """What of a remembered edit a question is compared with: its statement, or its prompt, which lacks the target. By
-    the statement reversed questions find their edit too; without such, the prompt finds more (docs/benchmarks.md)."""
+    searched_by: SearchedBy = "prompt"
+    """What of a remembered edit a question is compared with: its prompt, which lacks the target, or its statement. By
+    the statement reversed questions find their edit too; of the others the prompt finds more (docs/benchmarks.md)."""
     scope: float | None = None
     """Prompts less similar than this to every edit are answered as they are; None = none are (the paper)."""
     memory_limit: int | None = None
