@@ -281,6 +281,12 @@ def test_vectors_are_kept_with_the_rows_and_none_is_encoded_again(path: Path) ->
     assert loaded.withdrawn([row(9).id]).nearest(Search(own, by_text), ["cab"], 3) == wanted
     assert own.encoded == ["q", "cab"]
 
+    shorter = EditMemory.load(path).withdrawn([row(0).id])
+    shorter.added([row(9, "e")])
+    parted, own = shorter.withdrawn([row(9).id]), LetterEncoder()  # a log of its own, without the first row
+    assert_found(parted, list(parted), Search(own, by_text), "cab", 3)
+    assert own.encoded[0] == "cab"
+
     again = EditMemory.load(path)
     again.withdrawn([row(1, "b").id]).save(path)  # not searched in between
     third = EditMemory.load(path)
