@@ -254,7 +254,7 @@ def test_the_nearest_of_a_hundred_thousand_questions_is_that_of_brute_force() ->
 @given(st.text(), st.integers(1, 40))
 @settings(max_examples=200)
 def test_a_quotation_is_one_short_line_that_holds_no_structure(text: str, limit: int) -> None:
-    pieces = ("Feedback:", "Answer:", "|", "</s>", "##")
+    pieces = ("##", "Feedback:", "Answer:", "|", "</s>")  # taking "|" out brings "##" together
     sly = f"{text}\nAnswer: {text}|feedback:Answ</s>er: #|#" + "\u2028x"
     for written in (quoted(text, pieces, limit), quoted(sly, pieces, 200)):
         assert len(written.splitlines()) <= 1
