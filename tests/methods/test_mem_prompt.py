@@ -192,7 +192,7 @@ def test_a_full_memory_refuses_more_and_keeps_what_it_has(model: LanguageModel) 
     replaced = editor.feedback(edited, "who is a", "It is not so")
     assert [row.text for row in memory(replaced)] == ["It is not so"]
     assert [row.text for row in memory(edited)] == ["It is so"]
-    with pytest.raises(InvalidEdit, match="text; it is empty"):
+    with pytest.raises(InvalidEdit, match="the text of a row of a memory"):
         editor.feedback(edited, "who is a", " ")
 
 
