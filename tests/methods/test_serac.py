@@ -176,11 +176,11 @@ def test_a_saved_memory_routes_and_answers_alike(
     wanted = [(each.route, each.retrieved) for each in edited.consult(prompts)]
     edited.memory().save(tmp_path / "memory.json")
     loaded = EditMemory.load(tmp_path / "memory.json")
-    assert (tmp_path / "memory.safetensors").is_file()
+    assert (tmp_path / "memory.json.safetensors").is_file()
     restored = method.restore(original, loaded)
     assert [(each.route, each.retrieved) for each in restored.consult(prompts)] == wanted
     assert seen(restored, prompts) == seen(edited, prompts)
-    (tmp_path / "memory.safetensors").unlink()
+    (tmp_path / "memory.json.safetensors").unlink()
     anew = method.restore(original, EditMemory.load(tmp_path / "memory.json"))
     for found, (route, [row]) in zip(anew.consult(prompts), wanted, strict=True):
         assert (found.route, found.retrieved[0].row) == (route, row.row)
