@@ -168,10 +168,8 @@ class InContextFront:
         return Written(text, tuple(chosen), len(nearest) - len(kept), len(self.model.encode(text)))
 
     def _fits(self, written: Written) -> bool:
-        limits = (self._settings.context_limit, self.model.context_length)
-        known = [limit for limit in limits if limit is not None]
-        beside = 0 if self.model.anatomy.encoder_layers else self._settings.answer_tokens
-        return not known or written.tokens + beside <= min(known)
+        settings = self._settings
+        return self.model.fits(written.tokens, answer=settings.answer_tokens, limit=settings.context_limit)
 
 
 class InContextEditing(MemoryMethod):

@@ -127,9 +127,8 @@ class FeedbackFront:
         return template.filled(feedback=quotation, **({"question": form.text} if labelled else {"prompt": prompt}))
 
     def _fits(self, text: str) -> bool:
-        known = [limit for limit in (self._settings.context_limit, self.model.context_length) if limit is not None]
-        beside = 0 if self.model.anatomy.encoder_layers else self._settings.answer_tokens
-        return not known or len(self.model.encode(text)) + beside <= min(known)
+        settings, tokens = self._settings, len(self.model.encode(text))
+        return self.model.fits(tokens, answer=settings.answer_tokens, limit=settings.context_limit)
 
 
 class MemPrompt(MemoryMethod):

@@ -146,6 +146,14 @@ class LanguageModel:
         length = getattr(self.config.get_text_config(), "max_position_embeddings", None)
         return int(length) if length else None
 
+    def fits(self, tokens: int, *, answer: int, limit: int | None = None) -> bool:
+        """Whether a prompt of so many tokens leaves room for an answer, within the context and within `limit`.
+
+        Behind an encoder, which reads the prompt alone, an answer takes no room.
+        """
+        limits = [each for each in (limit, self.context_length) if each is not None]
+        return not limits or tokens + (0 if self.anatomy.encoder_layers else answer) <= min(limits)
+
     def fingerprint(self) -> str:
         """16 hex digits that identify pristine weights, configuration, tokenizer and chat
         template."""

@@ -258,6 +258,17 @@ def test_behind_an_encoder_prompt_and_answer_have_a_context_each():
     assert len(whole.token_ids) == zoo.CONTEXT - len(model.opening) + 1
 
 
+@pytest.mark.parametrize(("family", "beside"), [("gpt2", 5), ("bart", 0)])
+def test_what_fits_leaves_room_for_the_answer_unless_a_decoder_writes_it_apart(family, beside):
+    model = zoo.tiny(family)
+    assert model.fits(zoo.CONTEXT - beside, answer=5)
+    assert not model.fits(zoo.CONTEXT - beside + 1, answer=5)
+    assert model.fits(20 - beside, answer=5, limit=20)
+    assert not model.fits(21 - beside, answer=5, limit=20)
+    assert not model.fits(zoo.CONTEXT + 1, answer=5, limit=2 * zoo.CONTEXT)
+    assert zoo.tiny("bloom").fits(10**6, answer=5)
+
+
 def test_a_prompt_without_tokens_is_refused():
     model = zoo.tiny("gpt2")
     for ask in (model.generate, model.next_tokens, lambda prompts: model.score([(prompts[0], "Tamrin")])):
