@@ -50,9 +50,6 @@ def by_text(row: MemoryRow) -> str:
     return row.text
 
 
-SEARCHED: Final = (by_key, by_text)
-
-
 class _Log:
     """All rows that any version of a memory has had, in the order in which they came, and their indexes.
 

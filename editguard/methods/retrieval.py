@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 MEAN_POOLED: Final = "mean-pooled"
 SENTENCES: Final = "sentences:"
 """What the name of a model of `sentence-transformers` follows."""
-Vectors = Growing
-"""What an index keeps its vectors (texts, width) in."""
 
 
 class DenseIndex:

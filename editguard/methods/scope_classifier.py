@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, DistilBertConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from editguard.edited.searching import Index, Numbers, Places
+from editguard.edited.searching import Growing, Index, Numbers, Places
 from editguard.edits import content_id
-from editguard.methods.retrieval import Vectors
 from editguard.models.generation import right_padded
 from editguard.models.weights import tensor_digests
 
@@ -194,7 +193,7 @@ class DistanceIndex:
 
     def __init__(self, classifier: ScopeClassifier, texts: Sequence[str], vectors: Numbers | None = None) -> None:
         self._classifier = classifier
-        self._rows = Vectors(_lifted(self._embedded(texts) if vectors is None else vectors))
+        self._rows = Growing(_lifted(self._embedded(texts) if vectors is None else vectors))
 
     def __len__(self) -> int:
         return len(self._rows)
