@@ -24,7 +24,7 @@ from editguard.study.plan import Plan
 from editguard.study.running import Materials, header
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
-MODELS = {"pocket": "pocket", "pocket-t5": "pocket-t5"}
+MODELS = {"pocket": "pocket", "pocket-frozen-and-trained": "pocket", "pocket-t5": "pocket-t5"}
 BATCHES, SEQUENCES = (1, 10, 100, 1000), (1, 10, 100, 500)
 
 
@@ -85,3 +85,9 @@ def test_every_method_that_changes_existing_weights_takes_part_in_every_mode_and
     for name, info in methods().items():
         if info.family in ("fine-tuning", "locate-then-edit"):
             assert sizes("pocket", name) == modes(), name
+
+
+@pytest.mark.parametrize("name", ["ke", "mend", "t-patcher", "calinet", "grace"])
+def test_methods_that_leave_the_weights_alone_are_taken_to_five_hundred_edits(name: str) -> None:
+    """Their batches of 1,000 are sequences, or are left out."""
+    assert sizes("pocket-frozen-and-trained", name) >= modes(batches=BATCHES[:-1])
