@@ -28,7 +28,7 @@ from editguard.methods.demonstrations import (
 )
 from editguard.methods.memory_method import MemoryMethod
 from editguard.methods.protocol import DemonstrationRecord, Preparation
-from editguard.methods.retrieval import encoder
+from editguard.methods.retrieval import check_encoder, encoder
 from editguard.methods.settings import Recipe
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class InContextSettings:
     """Of the choice among paraphrases and neighbours, and of the shuffle."""
 
     def __post_init__(self) -> None:
+        check_encoder(self.encoder)
         if self.demonstrations < 0:
             raise InvalidSettings(f"demonstrations is not negative; got {self.demonstrations}.")
         if min(self.proportion) < 0 or not any(self.proportion):

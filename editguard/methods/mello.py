@@ -24,7 +24,7 @@ from editguard.errors import InvalidSettings
 from editguard.methods.memory_method import MemoryMethod
 from editguard.methods.protocol import Preparation
 from editguard.methods.quoting import quoted
-from editguard.methods.retrieval import encoder
+from editguard.methods.retrieval import check_encoder, encoder
 from editguard.methods.settings import Recipe
 from editguard.models.generation import Generation, StopRule
 
@@ -76,6 +76,7 @@ class MelloSettings:
     """Tokens kept free for the answer; none behind an encoder, which reads the prompt alone."""
 
     def __post_init__(self) -> None:
+        check_encoder(self.encoder)
         for name in ("max_hops", "step_tokens", "fact_characters", "answer_tokens"):
             if getattr(self, name) < 1:
                 raise InvalidSettings(f"{name} is at least 1; got {getattr(self, name)}.")

@@ -19,7 +19,7 @@ from editguard.methods.edit_distance import EditDistanceEncoder, Unit
 from editguard.methods.memory_method import MemoryMethod
 from editguard.methods.protocol import Preparation
 from editguard.methods.quoting import PromptTemplate, quoted
-from editguard.methods.retrieval import encoder
+from editguard.methods.retrieval import check_encoder, encoder
 from editguard.methods.settings import Recipe
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ class MemPromptSettings:
     """Tokens kept free for the answer; none behind an encoder, which reads the prompt alone."""
 
     def __post_init__(self) -> None:
+        check_encoder(self.encoder)
         self.templates()
         if self.feedback_characters < 1 or self.distance_below <= 0:
             raise InvalidSettings("feedback_characters is at least 1, and distance_below more than 0.")

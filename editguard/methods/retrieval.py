@@ -219,16 +219,25 @@ def _sentence_model(name: str, device: str, offline: bool) -> Any:
 def encoder(name: str, model: LanguageModel) -> Encoder:
     """Return the encoder of that name: "tf-idf", "mean-pooled", or "sentences:" and a model's name or folder.
 
-    Raises: InvalidSettings: there is none.
+    Raises: InvalidSettings: there is none. ConfigurationError: a model of sentences cannot be loaded.
     """
+    check_encoder(name)
     if name == TFIDF:
         return TfidfEncoder()
     if name == MEAN_POOLED:
         return MeanPooledEncoder(model)
-    if name.startswith(SENTENCES) and name != SENTENCES:
-        return SentenceEncoder(name.removeprefix(SENTENCES), str(model.device))
-    known = (TFIDF, MEAN_POOLED, f"{SENTENCES}all-MiniLM-L6-v2")
-    raise InvalidSettings(f"no encoder {name!r}; there are {', '.join(known)}.{closest(name, known)}")
+    return SentenceEncoder(name.removeprefix(SENTENCES), str(model.device))
+
+
+def check_encoder(name: str) -> None:
+    """Refuse a name that no encoder has; models of sentences are not looked for yet.
+
+    Raises: InvalidSettings: there is none.
+    """
+    named = name.startswith(SENTENCES) and name != SENTENCES
+    if name not in (TFIDF, MEAN_POOLED) and not named:
+        known = (TFIDF, MEAN_POOLED, f"{SENTENCES}all-MiniLM-L6-v2")
+        raise InvalidSettings(f"no encoder {name!r}; there are {', '.join(known)}.{closest(name, known)}")
 
 
 def normalised(vectors: Numbers) -> Numbers:

@@ -24,7 +24,7 @@ from editguard.methods.counterfactual_model import question, started_from, untra
 from editguard.methods.editor_examples import Draws
 from editguard.methods.memory_method import MemoryMethod
 from editguard.methods.protocol import Preparation
-from editguard.methods.retrieval import encoder
+from editguard.methods.retrieval import check_encoder, encoder
 from editguard.methods.scope_calibration import threshold_for
 from editguard.methods.scope_classifier import Form, OwnTokens, ScopeClassifier, SharedTokens, small_encoder
 from editguard.methods.serac_training import SeracEditor, SeracTraining
@@ -94,6 +94,7 @@ class SeracSettings(TrainedEditorSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_encoder(self.nearness)
         for name in ("classifier_layers", "classifier_width", "counterfactual_layers", "counterfactual_width"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise InvalidSettings(f"{name} is at least 1, not {value}.")

@@ -14,6 +14,7 @@ from methods.small_serac import Points
 
 from editguard.edited import EditMemory, MemoryRow, Search
 from editguard.edited.edit_memory import by_text
+from editguard.edited.searching import EQUAL
 from editguard.edits import EditRequest
 from editguard.methods.scope_classifier import (
     DistanceIndex,
@@ -176,7 +177,8 @@ def test_a_memory_is_searched_like_measuring_every_distance() -> None:
     for [(row, score)], query in zip(found, own.measured([(query,) for query in queries]), strict=True):
         squares = np.square(kept - query).sum(1)
         assert score == pytest.approx(np.exp(-squares.min()), rel=1e-5)
-        assert row == memory.rows[int(squares.argmin())]
+        scores = np.exp(-squares)
+        assert row == memory.rows[int(np.flatnonzero(scores >= scores.max() - EQUAL)[0])]
 
 
 def test_equal_classifiers_are_one_search_and_others_are_not() -> None:

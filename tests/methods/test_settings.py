@@ -167,6 +167,9 @@ def test_a_model_of_unknown_size_gets_a_layer_that_it_has(name: str) -> None:
         ("ike", {"proportion": [0, 0, 0]}),
         ("ike", {"answer_tokens": 0}),
         ("ike", {"encoder": "word2vec"}),
+        ("mem-prompt", {"encoder": "sentences:"}),
+        ("mello", {"encoder": "tfidf"}),
+        ("serac", {"nearness": "word2vec"}),
     ],
 )
 def test_impossible_values_are_refused(name: str, settings: dict[str, object]) -> None:
