@@ -130,7 +130,13 @@ def _described(info: MethodInfo, width: int) -> str:
         [
             f"  {info.name}{' *' if info.default else ''}",
             *(
-                textwrap.fill(text, width, initial_indent=f"    {label:<10}", subsequent_indent=" " * 14)
+                textwrap.fill(
+                    text,
+                    width,
+                    initial_indent=f"    {label:<10}",
+                    subsequent_indent=" " * 14,
+                    break_on_hyphens=False,
+                )
                 for label, text in lines.items()
             ),
         ]
