@@ -1,11 +1,13 @@
 """A stand-in for a language model that takes questions apart exactly as it is told to, for tests of MeLLo."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 from editguard.edits import EditRequest
 from editguard.models.generation import DEFAULT_STOP, Generation, StopRule
+from editguard.models.language_model import LanguageModel
 
 NEXT = {"Arl": "Bree", "Bree": "Cyl", "Cyl": "Dorn", "Dorn": "Emm", "Quor": "Rast", "Rast": "Sorv", "Sorv": "Tamb"}
 """The one relation of its world: what comes next."""
@@ -45,6 +47,7 @@ class Reasoner:
         self.chat = False
         self.tokenizer = SimpleNamespace(all_special_tokens=["</s>"])
         self.anatomy = SimpleNamespace(encoder_layers=0)
+        self.fits = partial(LanguageModel.fits, self)  # type: ignore[arg-type]
         self.asked: list[list[str]] = []
         self.made: list[Generation] = []
 
