@@ -18,6 +18,7 @@ _FORMS: Final = tuple(
         (r"(?P<text>.*?\?)", "Answer|Think"),
     )
 )
+_ENDINGS: Final[dict[str, Literal["answer", "think"]]] = {"Answer": "answer", "A": "answer", "Think": "think"}
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,3 @@ def asked(prompt: str) -> Asked:
             ending: Literal["answer", "think", ""] = "" if found["ending"] is None else _ENDINGS[found["ending"]]
             return Asked(found["text"], "question", ending, (found["begun"] or "").strip())
     return Asked(prompt.strip(), "statement")
-
-
-_ENDINGS: Final[dict[str, Literal["answer", "think"]]] = {"Answer": "answer", "A": "answer", "Think": "think"}

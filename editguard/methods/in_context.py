@@ -28,7 +28,7 @@ from editguard.methods.demonstrations import (
 )
 from editguard.methods.memory_method import MemoryMethod
 from editguard.methods.protocol import DemonstrationRecord, Preparation
-from editguard.methods.retrieval import check_encoder, encoder
+from editguard.methods.retrieval import check_encoder
 from editguard.methods.settings import Recipe
 
 if TYPE_CHECKING:
@@ -180,17 +180,11 @@ class InContextEditing(MemoryMethod):
     settings_type: ClassVar[type] = InContextSettings
     recipe: ClassVar[Recipe] = Recipe(InContextSettings)
 
-    def __init__(
-        self,
-        settings: InContextSettings | None = None,
-        *,
-        provenance: Mapping[str, str] | None = None,
-        nearness: Encoder | None = None,
-    ) -> None:
-        """`nearness` is an encoder of the caller's own, in place of the one that the settings name."""
-        self.settings = settings or InContextSettings()
-        self.provenance = dict(provenance or {})
-        self._nearness = nearness
+    settings: InContextSettings
+
+    def __init__(self, settings: InContextSettings | None = None, **shared: Any) -> None:
+        """What else there is goes to `MemoryMethod`."""
+        super().__init__(settings, **shared)
         self._pools: WeakKeyDictionary[LanguageModel, Pool] = WeakKeyDictionary()
         self._given: WeakKeyDictionary[LanguageModel, tuple[DemonstrationRecord, ...]] = WeakKeyDictionary()
 
@@ -203,7 +197,7 @@ class InContextEditing(MemoryMethod):
         if not self.settings.demonstrations or self._given.get(model) == given:
             return
         data.on_progress(f"ike: indexing {len(data.demonstrations)} demonstration records")
-        pool = Pool.of(data.demonstrations, self.settings.proportion, self._encoder(model))
+        pool = Pool.of(data.demonstrations, self.settings.proportion, self.nearness(model))
         if pool is None:
             raise MissingMaterial(
                 f"ike needs records to demonstrate with, and of the {len(data.demonstrations)} given none has "
@@ -220,7 +214,7 @@ class InContextEditing(MemoryMethod):
             raise MethodRefused(
                 "ike was not prepared for this model: call prepare(model, Preparation(demonstrations=[...])) first."
             )
-        return InContextFront(model, self.settings, pool, self._encoder(model))
+        return InContextFront(model, self.settings, pool, self.nearness(model))
 
     def recorded(self, front: Any, memory: EditMemory, requests: Sequence[EditRequest]) -> Mapping[str, Any]:
         """How the prompts of the requests themselves come out."""
@@ -233,6 +227,3 @@ class InContextEditing(MemoryMethod):
             "demonstrations_dropped": [written.dropped for written in own],
             "prompt_tokens": [written.tokens for written in own],
         }
-
-    def _encoder(self, model: LanguageModel) -> Encoder:
-        return self._nearness or encoder(self.settings.encoder, model)

@@ -24,7 +24,7 @@ from editguard.errors import InvalidSettings
 from editguard.methods.memory_method import MemoryMethod
 from editguard.methods.protocol import Preparation
 from editguard.methods.quoting import quoted
-from editguard.methods.retrieval import check_encoder, encoder
+from editguard.methods.retrieval import check_encoder
 from editguard.methods.settings import Recipe
 from editguard.models.generation import Generation, StopRule
 
@@ -255,17 +255,7 @@ class Mello(MemoryMethod):
     settings_type: ClassVar[type] = MelloSettings
     recipe: ClassVar[Recipe] = Recipe(MelloSettings)
 
-    def __init__(
-        self,
-        settings: MelloSettings | None = None,
-        *,
-        provenance: Mapping[str, str] | None = None,
-        nearness: Encoder | None = None,
-    ) -> None:
-        """`nearness` is an encoder of the caller's own, in place of the one that the settings name."""
-        self.settings = settings or MelloSettings()
-        self.provenance = dict(provenance or {})
-        self._nearness = nearness
+    settings: MelloSettings
 
     def prepare(self, model: LanguageModel, data: Preparation) -> None:
         """Do nothing: there is nothing to prepare."""
@@ -275,7 +265,7 @@ class Mello(MemoryMethod):
 
         Raises: InvalidSettings: the file of examples cannot be used.
         """
-        return MelloFront(model, self.settings, self._nearness or encoder(self.settings.encoder, model))
+        return MelloFront(model, self.settings, self.nearness(model))
 
     def recorded(self, front: Any, memory: EditMemory, requests: Sequence[EditRequest]) -> Mapping[str, Any]:
         """Which examples were shown, so that another text under the same name is told apart."""

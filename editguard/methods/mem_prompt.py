@@ -7,7 +7,7 @@ share of letters, because short questions are always within a few letters of eac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
@@ -19,7 +19,7 @@ from editguard.methods.edit_distance import EditDistanceEncoder, Unit
 from editguard.methods.memory_method import MemoryMethod
 from editguard.methods.protocol import Preparation
 from editguard.methods.quoting import PromptTemplate, quoted
-from editguard.methods.retrieval import check_encoder, encoder
+from editguard.methods.retrieval import check_encoder
 from editguard.methods.settings import Recipe
 
 if TYPE_CHECKING:
@@ -139,27 +139,20 @@ class MemPrompt(MemoryMethod):
     settings_type: ClassVar[type] = MemPromptSettings
     recipe: ClassVar[Recipe] = Recipe(MemPromptSettings)
 
-    def __init__(
-        self,
-        settings: MemPromptSettings | None = None,
-        *,
-        provenance: Mapping[str, str] | None = None,
-        nearness: Encoder | None = None,
-    ) -> None:
-        """`nearness` is an encoder of the caller's own, in place of the one that the settings name."""
-        self.settings = settings or MemPromptSettings()
-        self.provenance = dict(provenance or {})
-        self._nearness = nearness
+    settings: MemPromptSettings
 
     def prepare(self, model: LanguageModel, data: Preparation) -> None:
         """Do nothing: there is nothing to prepare."""
 
     def front(self, model: LanguageModel) -> FeedbackFront:
         """See `MemoryMethod`."""
-        settings = self.settings
-        closest = settings.lookup == "closest"
-        named = EditDistanceEncoder(settings.distance) if closest else encoder(settings.encoder, model)
-        return FeedbackFront(model, settings, self._nearness or named)
+        return FeedbackFront(model, self.settings, self.nearness(model))
+
+    def nearness(self, model: LanguageModel) -> Encoder:
+        """See `MemoryMethod`; "closest" has one of its own."""
+        if self._nearness is None and self.settings.lookup == "closest":
+            return EditDistanceEncoder(self.settings.distance)
+        return super().nearness(model)
 
     def added(self, memory: EditMemory, rows: Sequence[MemoryRow]) -> EditMemory:
         """See `MemoryMethod`; what was said about the same question gives way, be it feedback or an edit request."""

@@ -9,8 +9,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from editguard.edited import AppliedEdit, EditedModel, EditMemory, Front, MemoryRow, PromptMemory, newest_memory
+from editguard.edited.searching import Encoder
 from editguard.edits import EditRequest, refuse_conflicts
 from editguard.methods.protocol import Preparation
+from editguard.methods.retrieval import encoder
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
@@ -24,8 +26,24 @@ class MemoryMethod(ABC):
     """
 
     name: ClassVar[str]
+    settings_type: ClassVar[type]
     settings: Any
-    provenance: Mapping[str, str]
+
+    def __init__(
+        self,
+        settings: Any = None,
+        *,
+        provenance: Mapping[str, str] | None = None,
+        nearness: Encoder | None = None,
+    ) -> None:
+        """`nearness` is an encoder of the caller's own, in place of the one that the settings name."""
+        self.settings = settings or self.settings_type()
+        self.provenance = dict(provenance or {})
+        self._nearness = nearness
+
+    def nearness(self, model: LanguageModel) -> Encoder:
+        """Return the encoder by which texts are compared: the caller's own, or that of the setting `encoder`."""
+        return self._nearness or encoder(self.settings.encoder, model)
 
     @abstractmethod
     def prepare(self, model: LanguageModel, data: Preparation) -> None:
