@@ -8,6 +8,8 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from editguard.errors import MemoryUnreadable
+
 Numbers = NDArray[Any]
 """Of floating-point numbers."""
 Places = NDArray[np.int64]
@@ -76,6 +78,18 @@ class Encoder(Protocol):
 
         Raises: MemoryUnreadable: the vectors are not as wide as those that this encoder makes.
         """
+
+
+def check_width(vectors: Numbers, width: int, identity: str) -> None:
+    """Refuse stored vectors (texts, numbers) that an encoder has not made.
+
+    Raises: MemoryUnreadable: they are not as wide as its own.
+    """
+    if vectors.shape[1] != width:
+        raise MemoryUnreadable(
+            f"the vectors have {vectors.shape[1]} numbers each, and {identity} makes {width}: remove the file of "
+            "vectors, so that they are made again, or choose the encoder that made them."
+        )
 
 
 def nearest_places(similarities: Numbers, count: int) -> list[int]:

@@ -123,7 +123,7 @@ def started_from(name: str, model: LanguageModel) -> PreTrainedModel:
 
     Raises: ModelNotLoaded, UnsupportedModel: see `load_model`. MethodRefused: its tokens are others.
     """
-    found = load_model(name, device="cpu", dtype="float32", chat="off")
+    found = load_model(name, device="cpu", dtype="float32", chat="off", offline=model.offline)
     ours, theirs = model.tokenizer.get_vocab(), found.tokenizer.get_vocab()
     if ours != theirs:
         differing = sum(theirs.get(token) != number for token, number in ours.items())

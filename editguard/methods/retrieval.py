@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -17,8 +18,8 @@ import torch
 from torch import Tensor
 
 from editguard.edited import EditedModel
-from editguard.edited.searching import Encoder, Growing, Index, Numbers, Places
-from editguard.errors import ConfigurationError, InvalidSettings, MemoryUnreadable, closest
+from editguard.edited.searching import Encoder, Growing, Index, Numbers, Places, check_width
+from editguard.errors import ConfigurationError, InvalidSettings, closest
 from editguard.methods.n_grams import TFIDF, TfidfEncoder, random_state_kept
 from editguard.models.generation import right_padded
 
@@ -35,11 +36,8 @@ class DenseIndex:
 
     def __init__(self, encoder: DenseEncoder, texts: Sequence[str], vectors: Numbers | None = None) -> None:
         """Raises: MemoryUnreadable: the vectors are not as wide as the encoder's."""
-        if vectors is not None and vectors.shape[1] != encoder.width:
-            raise MemoryUnreadable(
-                f"the vectors have {vectors.shape[1]} numbers each, and {encoder.identity} makes {encoder.width}: "
-                "remove the file of vectors, so that they are made again, or choose the encoder that made them."
-            )
+        if vectors is not None:
+            check_width(vectors, encoder.width, encoder.identity)
         self._encoder = encoder
         self._vectors = Growing(encoder.vectors(texts) if vectors is None else vectors)
         self._centred: tuple[bytes, Numbers, Numbers] | None = None
@@ -100,12 +98,12 @@ class DenseEncoder(Encoder):
         """Numbers in a vector."""
         return int(self.vectors(()).shape[1])
 
+    @abstractmethod
     def vectors(self, texts: Sequence[str]) -> Numbers:
         """Return the vectors, (texts, width): 0 for an empty text, others of length one, unless they are centred later.
 
         What a text gets does not depend on the others, beyond rounding.
         """
-        raise NotImplementedError
 
     def index(self, texts: Sequence[str], vectors: Numbers | None = None) -> Index:
         """See `Encoder`."""
@@ -226,7 +224,7 @@ def encoder(name: str, model: LanguageModel) -> Encoder:
         return TfidfEncoder()
     if name == MEAN_POOLED:
         return MeanPooledEncoder(model)
-    return SentenceEncoder(name.removeprefix(SENTENCES), str(model.device))
+    return SentenceEncoder(name.removeprefix(SENTENCES), str(model.device), model.offline)
 
 
 def check_encoder(name: str) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, DistilBertConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from editguard.edited.searching import Growing, Index, Numbers, Places
+from editguard.edited.searching import Growing, Index, Numbers, Places, check_width
 from editguard.edits import content_id
 from editguard.models.generation import right_padded
 from editguard.models.weights import tensor_digests
@@ -109,13 +109,16 @@ class ScopeClassifier(nn.Module):
         reader: makes its tokens.
         head: (2, width) first weights of the cross-attention form's two classes, in scope and out of scope; without
             them it is the embedding form.
+
+    Attributes:
+        width: numbers of a vector.
     """
 
     def __init__(self, network: PreTrainedModel, reader: TokenReader, head: Tensor | None = None) -> None:
         super().__init__()
         self.network: nn.Module = network.get_encoder() if network.config.is_encoder_decoder else network
         self.reader = reader
-        self._width = int(network.config.hidden_size)
+        self.width = int(network.config.hidden_size)
         self._taken = frozenset(inspect.signature(self.network.forward).parameters)
         self.head = None if head is None else nn.Linear(head.shape[1], 2, device="meta").to_empty(device=head.device)
         if self.head is not None and head is not None:
@@ -156,7 +159,7 @@ class ScopeClassifier(nn.Module):
             states = self.states([texts[number] for number in chosen])
             made = states if self.head is None else self.head(states).softmax(-1)[:, :1]
             found.update(zip(chosen, made.double().cpu().numpy(), strict=True))
-        width = 1 if self.head is not None else self._width
+        width = 1 if self.head is not None else self.width
         return np.stack([found[number] for number in range(len(texts))]) if found else np.zeros((0, width))
 
 
@@ -274,5 +277,7 @@ class ScopeEncoder:
     def index(self, texts: Sequence[str], vectors: Numbers | None = None) -> Index:
         """See `Encoder`."""
         if self.classifier.form == "embedding":
+            if vectors is not None:
+                check_width(vectors, self.classifier.width, self.identity)
             return DistanceIndex(self.classifier, texts, vectors)
         return PairIndex(self.classifier, texts)

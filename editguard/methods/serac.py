@@ -151,9 +151,10 @@ class Serac(MemoryMethod):
     settings_type: ClassVar[type] = SeracSettings
     recipe: ClassVar[Recipe] = Recipe(SeracSettings)
 
+    settings: SeracSettings
+
     def __init__(self, settings: SeracSettings | None = None, *, provenance: Mapping[str, str] | None = None) -> None:
-        self.settings: SeracSettings = settings or SeracSettings()
-        self.provenance = dict(provenance or {})
+        super().__init__(settings, provenance=provenance)
         self._editors = TrainedEditors(
             self.name,
             CODE,
@@ -196,7 +197,7 @@ class Serac(MemoryMethod):
         """The models that the settings name, with a digest of what is in them."""
         found = {}
         if (name := self.settings.classifier_model) is not None:
-            found["classifier_model"] = f"{name}: {_digest(_encoder(name)[0])}"
+            found["classifier_model"] = f"{name}: {_digest(_encoder(name, model.offline)[0])}"
         if (name := self.settings.counterfactual_model) is not None:
             found["counterfactual_model"] = f"{name}: {_digest(started_from(name, model))}"
         return found
@@ -218,7 +219,7 @@ class Serac(MemoryMethod):
             network = small_encoder(tokens, settings.classifier_layers, settings.classifier_width, seed)
             reader: SharedTokens | OwnTokens = tokens
         else:
-            network, tokenizer = _encoder(settings.classifier_model)
+            network, tokenizer = _encoder(settings.classifier_model, model.offline)
             limits = (tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", None))
             reader = OwnTokens(tokenizer, min(limit for limit in limits if limit is not None))
         head = None
@@ -247,14 +248,15 @@ class Serac(MemoryMethod):
         )
 
 
-def _encoder(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _encoder(name: str, offline: bool) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The encoder of that name or folder in float32, and its tokenizer.
 
     Raises: ModelNotLoaded: there is none, or it is not stored as safetensors.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-        network = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+        common = {"local_files_only": offline, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(name, **common)
+        network = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **common)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as failure:
         first = (str(failure).strip() or type(failure).__name__).splitlines()[0]
         raise ModelNotLoaded(

@@ -69,6 +69,7 @@ class LanguageModel:
         installed: the changes in force, kept by the edited model.
         opening: the tokens that the decoder behind an encoder reads before an answer; none for a decoder alone.
         reading: the prompts of the pass that is running; None where a pass has none, as over running text.
+        offline: whether it was loaded without asking the network, as other models that a method loads for it are then.
         batch_size: rows of one forward pass; halved for the rest of the run when the device's
             memory is short.
 
@@ -85,6 +86,7 @@ class LanguageModel:
         revision: str | None = None,
         batch_size: int = 32,
         chat: bool = False,
+        offline: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigurationError(f"the batch size is {batch_size}; it must be 1 or more.")
@@ -93,6 +95,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.name = name
         self.revision = revision
+        self.offline = offline
         self.batch_size = batch_size
         self.config = model.config
         self.anatomy = Anatomy(model)

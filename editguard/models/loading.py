@@ -105,6 +105,7 @@ def load_model(
         revision=revision,
         batch_size=batch_size,
         chat=_with_chat(chat, tokenizer),
+        offline=offline,
     )
 
 

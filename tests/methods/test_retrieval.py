@@ -231,6 +231,20 @@ def test_of_a_text_longer_than_the_context_the_beginning_is_read() -> None:
 # ---- sentence encoders
 
 
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_sentence_encoder_asks_the_network_only_if_the_model_was_loaded_so(
+    offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = zoo.tiny("gpt2")
+    model.offline = offline
+    asked: list[bool] = []
+    monkeypatch.setattr(retrieval, "_sentence_model", lambda _, __, offline: asked.append(offline))
+    found = encoder("sentences:someone/some-model", model)
+    assert isinstance(found, SentenceEncoder)
+    assert found._loaded is None
+    assert asked == [offline]
+
+
 def sentence_model(folder: Path, *, width: int = 8, seed: int = 0) -> Path:
     """A tiny BERT of random weights with mean pooling, as `sentence-transformers` saves it."""
     from sentence_transformers import SentenceTransformer

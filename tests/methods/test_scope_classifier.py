@@ -16,6 +16,7 @@ from editguard.edited import EditMemory, MemoryRow, Search
 from editguard.edited.edit_memory import by_text
 from editguard.edited.searching import EQUAL
 from editguard.edits import EditRequest
+from editguard.errors import MemoryUnreadable
 from editguard.methods.scope_classifier import (
     DistanceIndex,
     OwnTokens,
@@ -165,6 +166,14 @@ def test_a_grown_a_partial_and_a_restored_index_search_as_a_new_one(form: str) -
     places = np.array([1, 4])
     np.testing.assert_allclose(whole.part(places).similarities(TEXTS), wanted[:, places], atol=1e-6)
     np.testing.assert_allclose(whole.similarities(TEXTS, places), wanted[:, places], atol=1e-6)
+
+
+def test_stored_vectors_of_another_width_are_refused_with_the_cure() -> None:
+    encoder = ScopeEncoder.of(classifier())
+    vectors = encoder.index(TEXTS).vectors()
+    assert vectors is not None
+    with pytest.raises(MemoryUnreadable, match=r"numbers each, and scope classifier.*remove the file"):
+        encoder.index(TEXTS, vectors[:, 1:])
 
 
 def test_a_memory_is_searched_like_measuring_every_distance() -> None:

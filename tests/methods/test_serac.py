@@ -321,3 +321,22 @@ def test_what_cannot_be_loaded_or_made_is_one_clear_error(tmp_path: Path, traini
         trained(model, training, counterfactual_width=5)
     with pytest.raises(MethodRefused, match="was not prepared for this model"):
         create("serac", {}, model).apply(EditedModel.original(model), [training[0].request])
+
+
+@pytest.mark.parametrize("offline", [False, True])
+def test_models_to_start_from_are_looked_for_where_the_model_under_edit_was(
+    offline: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, asked = zoo.tiny("gpt2"), []
+    model.offline = offline
+
+    def refused(*_: object, **options: bool) -> None:
+        asked.append(options.get("local_files_only", options.get("offline")))
+        raise ModelNotLoaded("not there")
+
+    monkeypatch.setattr("editguard.methods.serac.AutoTokenizer.from_pretrained", refused)
+    monkeypatch.setattr("editguard.methods.counterfactual_model.load_model", refused)
+    for name in ("classifier_model", "counterfactual_model"):
+        with pytest.raises(ModelNotLoaded):
+            create("serac", {**QUICK, name: "someone/some-model"}, model)._started_from(model)
+    assert asked == [offline, offline]

@@ -33,6 +33,8 @@ def test_a_saved_model_answers_as_it_did(family, tmp_path):
     assert loaded.score(PAIRS) == zoo.tiny(family).score(PAIRS)
     assert loaded.name == str(tmp_path)
     assert loaded.attention
+    assert loaded.offline
+    assert not load(tmp_path, offline=False).offline
 
 
 def test_loading_prints_nothing_and_leaves_the_librarys_settings(tmp_path, capfd):
