@@ -190,7 +190,7 @@ class EditMemory:
             if ("id", name) not in log.standing:
                 known = [row.id for row in self.rows]
                 raise InvalidEdit(
-                    f"the memory of {self._count} edits has no row {name!r}.{closest(name, known)} "
+                    f"the memory of edits ({self._count} rows) has no row {name!r}.{closest(name, known)} "
                     "The ids are those of its rows: [row.id for row in memory]."
                 )
         log.version += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, Self
 
 from editguard.edits import EditCase, EditRequest, Probe, Property, superseded
@@ -246,7 +246,7 @@ class ModelUnderTest:
         before = decode(self._original, [prompt])[0]
         lines = [*self._edits_in_force(), f"prompt sent: {_clipped(sent)!r}"]
         if after.lookup is not None:
-            lines.append(_told(after.lookup))
+            lines.append(_told(after.lookup, {request.id: request.statement for request in self.requests}))
         lines.append(f"answer before the edit: {_shown(before.text, before.stopped)}")
         lines.append(f"answer after the edit:  {_shown(after.text, after.stopped)}")
         lines.append(f"next tokens, most likely {SHOWN_TOKENS}, before -> after:")
@@ -273,11 +273,12 @@ class ModelUnderTest:
         return f"ModelUnderTest({self.method!r} on {self.model!r}, {count}, {self.mode})"
 
 
-def _told(lookup: Lookup) -> str:
-    """What a memory of edits made of a prompt, in a line."""
-    rows = ", ".join(f"{row} ({similarity:.2f})" for row, similarity in lookup.retrieved) or "none"
+def _told(lookup: Lookup, statements: Mapping[str, str]) -> str:
+    """What a memory of edits made of a prompt, in a line; rows by their statements, where these are known."""
+    found = (f"{statements.get(row, row)!r} ({similarity:.2f})" for row, similarity in lookup.retrieved)
     ended = f", {lookup.outcome}" if lookup.outcome else ""
-    return f"memory of edits: {lookup.route}{ended}; nearest: {rows}; {lookup.tokens} tokens in {lookup.calls} calls"
+    spent = f"{lookup.tokens} tokens in {lookup.calls} call{'' if lookup.calls == 1 else 's'}"
+    return f"memory of edits: {lookup.route}{ended}; nearest: {', '.join(found) or 'none'}; {spent}"
 
 
 def _clipped(text: str) -> str:

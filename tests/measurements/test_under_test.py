@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from measurements.scripted import Scripted, case, locality, moved, rephrase
 
+from editguard.edited import Answered, Consulted, Retrieved
 from editguard.edits import Probe
 from editguard.measurements import Answer, ModelUnderTest
 
@@ -103,6 +106,26 @@ def test_a_sequence_names_the_last_edits_in_force(original: ModelUnderTest, afte
     lines = edited.explain(TEXT)
     assert lines[0] == "50 edits in force (rome, sequence), the last:"
     assert lines[3].strip() == "The capital of S0 is new"
+
+
+def test_a_memory_says_which_edit_it_found_in_words_and_what_the_answer_cost(original: ModelUnderTest) -> None:
+    request = moved()
+    found = (Retrieved(request.id, 0.9), Retrieved("feedback", 0.25))
+    consulted = Consulted(prompt="sent", route="in-scope", retrieved=found, outcome="answered", calls=2)
+    answered = Answered("Oskar", (), True, "sent", consulted=consulted, tokens=70)
+
+    class Remembering(Scripted):
+        def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 24) -> list[Any]:
+            return [answered for _ in prompts]
+
+    edited = ModelUnderTest(Remembering({}), original=original, cases=[case(request)], method="mello")
+    answer = edited.answer(TEXT)
+    assert answer.lookup is not None
+    assert (answer.lookup.sent, answer.lookup.tokens) == ("sent", 70)
+    assert (
+        f"memory of edits: in-scope, answered; nearest: {request.statement!r} (0.90), 'feedback' (0.25); "
+        "70 tokens in 3 calls"
+    ) in answer.explain()
 
 
 def test_a_long_prompt_is_shown_by_its_end(original: ModelUnderTest, after: Scripted) -> None:
