@@ -14,15 +14,12 @@ from editguard.edited import EditedModel
 from editguard.methods import Preparation, create, editor_training, methods
 from editguard.methods.editor_store import load_editor
 from editguard.models import LanguageModel, load_model
-from editguard.pocket import MODEL_NAMES, T5_MODEL_NAME, weights_path
+from editguard.pocket import MODEL_NAMES, weights_path
 from editguard.probes.pocket import pocket_cases, pocket_training_cases
 
 TRAINED = [info.name for info in methods().values() if info.trains]
 MEGABYTE = 1_000_000
-NOT_SHIPPED = {("serac", T5_MODEL_NAME)}
-every_editor = pytest.mark.parametrize(
-    ("name", "model_name"), [(name, of) for of in MODEL_NAMES for name in TRAINED if (name, of) not in NOT_SHIPPED]
-)
+every_editor = pytest.mark.parametrize(("name", "model_name"), [(name, of) for of in MODEL_NAMES for name in TRAINED])
 
 
 def folder(model_name: str) -> Path:
