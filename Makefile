@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.editguard-ready
 PYTEST := $(BIN)/python -m pytest
+WORKERS ?= 2
+SPREAD := -n $(WORKERS) --dist worksteal
 
 .PHONY: setup suites suites-all test test-all lint types wheel clean
 
@@ -23,10 +25,10 @@ suites-all: $(STAMP)
 	$(PYTEST) suites/ --editguard-methods all $(ARGS)
 
 test: $(STAMP)
-	$(PYTEST) tests/ -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) tests/ -m "not slow and not gpu" $(SPREAD) $(ARGS)
 
 test-all: $(STAMP)
-	$(PYTEST) tests/ $(ARGS)
+	$(PYTEST) tests/ $(SPREAD) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -51,13 +51,32 @@ EDITED = (PROMPTS[0], "Question: who is the mother of Quintessa Marlowe-Vane? An
 """The prompts of the facts that are edited."""
 
 
-def cases(*, everywhere: frozenset[str] = frozenset(), families: tuple[str, ...] = zoo.ALL) -> list[Any]:
-    """Every method with every family that it edits; quick are some families, and all for the methods `everywhere`."""
+def quick_families(name: str) -> tuple[str, ...]:
+    """The families that quick tests take for a method: the first, one of the others in turn, one with an encoder."""
+    first, *others = zoo.REPRESENTATIVE
+    turn = others[list(methods()).index(name) % len(others)]
+    return (turn, first, zoo.ENCODER_DECODER[0])
+
+
+def cases(
+    *, dtypes: bool = False, everywhere: frozenset[str] = frozenset(), families: tuple[str, ...] = zoo.ALL
+) -> list[Any]:
+    """Every method with every family that it edits, and both dtypes where they are asked for.
+
+    Quick are `quick_families` in float32, the first of them in bfloat16 too, and all of the methods `everywhere`.
+    """
+
+    def marks(name: str, family: str, dtype: torch.dtype) -> list[pytest.MarkDecorator]:
+        some = quick_families(name)
+        quick = name in everywhere or family in (some if dtype == torch.float32 else some[:1])
+        return [] if quick else [pytest.mark.slow]
+
     return [
-        pytest.param(name, family, marks=[] if family in zoo.QUICK or name in everywhere else [pytest.mark.slow])
+        pytest.param(name, family, *([dtype] if dtypes else []), marks=marks(name, family, dtype))
         for name, info in methods().items()
         for family in families
         if info.encoder_decoder or family not in zoo.ENCODER_DECODER
+        for dtype in (DTYPES if dtypes else DTYPES[:1])
     ]
 
 
@@ -71,9 +90,14 @@ def refused() -> list[Any]:
     ]
 
 
-rome_on_all_families = pytest.mark.parametrize(("name", "family"), cases(everywhere=frozenset({"rome"})))
+rome_on_all_families = pytest.mark.parametrize(
+    ("name", "family", "dtype"), cases(dtypes=True, everywhere=frozenset({"rome"})), ids=str
+)
 every_method_and_family = pytest.mark.parametrize(("name", "family"), cases())
 every_method_and_quick_family = pytest.mark.parametrize(("name", "family"), cases(families=zoo.QUICK))
+every_method_and_dtype = pytest.mark.parametrize(
+    ("name", "family", "dtype"), cases(dtypes=True, families=zoo.QUICK), ids=str
+)
 every_method = pytest.mark.parametrize("name", list(methods()))
 every_method_but_memories = pytest.mark.parametrize(
     "name", [info.name for info in methods().values() if info.family != "memory-based"]
@@ -138,7 +162,6 @@ def nothing_left_behind(model: LanguageModel) -> Iterator[None]:
 
 
 @rome_on_all_families
-@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
 def test_an_edit_answers_and_is_gone_to_the_last_byte(
     name: str, family: str, dtype: torch.dtype, preparation: Preparation, facts: tuple[EditRequest, ...]
 ) -> None:
@@ -200,8 +223,7 @@ def test_editing_again_after_a_rollback_gives_the_same_edit(
     original.activate()
 
 
-@every_method_and_quick_family
-@pytest.mark.parametrize("dtype", DTYPES, ids=["float32", "bfloat16"])
+@every_method_and_dtype
 def test_any_prefix_of_a_sequence_is_the_model_as_it_was_then(
     name: str, family: str, dtype: torch.dtype, preparation: Preparation, facts: tuple[EditRequest, ...]
 ) -> None:
