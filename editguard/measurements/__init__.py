@@ -11,6 +11,7 @@ from editguard.measurements.efficiency import (
 )
 from editguard.measurements.intervals import cluster_bootstrap, mean_interval, wilson
 from editguard.measurements.matching import OUTCOMES, PASSING, judge_answer, normalise
+from editguard.measurements.pair_probability import compare, harmonic_mean, token_probability
 from editguard.measurements.record import CaseValue, Measurement
 from editguard.measurements.scores import measure
 from editguard.measurements.under_test import Answer, ModelUnderTest
@@ -30,11 +31,14 @@ __all__ = [
     "Remembered",
     "answering_cost",
     "cluster_bootstrap",
+    "compare",
+    "harmonic_mean",
     "judge_answer",
     "mean_interval",
     "measure",
     "normalise",
     "phase",
     "summarise",
+    "token_probability",
     "wilson",
 ]

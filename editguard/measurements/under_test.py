@@ -9,6 +9,7 @@ from editguard.edits import EditCase, EditRequest, Probe, Property, superseded
 from editguard.measurements.answering import ANSWER_TOKENS, Answering, Remembered, Scored
 from editguard.measurements.decoding import decode
 from editguard.measurements.efficiency import AnsweringCost, answering_cost
+from editguard.measurements.pair_probability import Of, compare
 from editguard.measurements.record import Lookup, Measurement
 from editguard.measurements.scores import measure
 
@@ -192,6 +193,33 @@ class ModelUnderTest:
             kind: the name of one task.
         """
         return self._measure("other_tasks", kind, probes)
+
+    def preference(self, property: Property, kind: str | None = None) -> Measurement:
+        """Share of probes where the wanted one of two given answers is the likelier; see `pair_probability.compare`.
+
+        Efficacy, paraphrase and neighbourhood score of ROME for reliability, generalization and locality. It says less
+        than decoding: both answers may be improbable.
+        """
+        return self._compare(property, kind, "preference")
+
+    def margin(self, property: Property, kind: str | None = None) -> Measurement:
+        """By how much the wanted answer is the more probable, the mean over probes (ROME's magnitudes)."""
+        return self._compare(property, kind, "margin")
+
+    def _compare(self, property: Property, kind: str | None, of: Of) -> Measurement:
+        return compare(
+            property,
+            self._answers,
+            self._original,
+            self.cases,
+            of=of,
+            kind=kind,
+            method=self.method,
+            model=self.model,
+            mode=self.mode,
+            limit=self._limit,
+            edit_ids=tuple(request.id for request in self.requests),
+        )
 
     def _measure(self, property: Property, kind: str | None, tasks: Sequence[Probe] | None = None) -> Measurement:
         return measure(
