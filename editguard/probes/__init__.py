@@ -1,5 +1,6 @@
 """What the edited model is asked: from an edit case to the probes of each property."""
 
+from editguard.probes.denial import negation, yes_no
 from editguard.probes.generalization import rephrases
 from editguard.probes.locality import distracting, other_relations, unchanged
 from editguard.probes.other_tasks import task
@@ -9,6 +10,7 @@ from editguard.probes.selection import probes_of
 
 __all__ = [
     "distracting",
+    "negation",
     "one_hop",
     "other_relations",
     "probes_of",
@@ -18,4 +20,5 @@ __all__ = [
     "subject_replace",
     "task",
     "unchanged",
+    "yes_no",
 ]
