@@ -23,7 +23,7 @@ from editguard.measurements.record import CaseValue, Measurement
 from editguard.measurements.selection import Asked, select
 
 PROTOCOL: Final = "pair_probability"
-Of = Literal["preference", "margin"]
+Compared = Literal["preference", "margin"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def compare(
     original: Answering,
     cases: Sequence[EditCase],
     *,
-    of: Of = "preference",
+    of: Compared = "preference",
     kind: str | None = None,
     method: str = "",
     model: str = "",
@@ -144,7 +144,7 @@ def _own(probe: Probe) -> str:
     return probe.answers[0].strip() if probe.answers else ""
 
 
-def _value(pair: Pair, wanted: Scored, other: Scored, of: Of) -> CaseValue:
+def _value(pair: Pair, wanted: Scored, other: Scored, of: Compared) -> CaseValue:
     probe, request = pair.asked.probe, pair.asked.request
     first, second = (
         token_probability(score.log_prob, len(score.answer_ids)) if isfinite(score.log_prob) else None

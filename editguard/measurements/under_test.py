@@ -9,7 +9,8 @@ from editguard.edits import EditCase, EditRequest, Probe, Property, superseded
 from editguard.measurements.answering import ANSWER_TOKENS, Answering, Remembered, Scored
 from editguard.measurements.decoding import decode
 from editguard.measurements.efficiency import AnsweringCost, answering_cost
-from editguard.measurements.pair_probability import Of, compare
+from editguard.measurements.pair_probability import Compared, compare
+from editguard.measurements.perplexity import Of, perplexity
 from editguard.measurements.record import Lookup, Measurement
 from editguard.measurements.scores import measure
 
@@ -206,7 +207,21 @@ class ModelUnderTest:
         """By how much the wanted answer is the more probable, the mean over probes (ROME's magnitudes)."""
         return self._compare(property, kind, "margin")
 
-    def _compare(self, property: Property, kind: str | None, of: Of) -> Measurement:
+    def perplexity(self, texts: Sequence[str], of: Of = "level") -> Measurement:
+        """Logarithm of the perplexity of texts, in nats per token, or its "rise" above the unedited model's."""
+        return perplexity(
+            self._answers,
+            self._original,
+            self.cases,
+            texts,
+            of=of,
+            method=self.method,
+            model=self.model,
+            mode=self.mode,
+            edit_ids=tuple(request.id for request in self.requests),
+        )
+
+    def _compare(self, property: Property, kind: str | None, of: Compared) -> Measurement:
         return compare(
             property,
             self._answers,
