@@ -63,6 +63,7 @@ def test_taking_one_of_two_edits_back_gives_the_answers_of_the_other(editor, fir
     "wise",
     reason="a question is none of the prompts that the neuron, the key or the memory answers",
 )
+@pytest.mark.known_failure("mello", reason="statements are left as they are: the model finds no contradiction in any")
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(wording=st.sampled_from(WORLD.trained_templates(WORLD.fact("Lumell Praxov", "educated_at"))))
 def test_any_rephrase_drawn_from_the_templates_is_answered_by_the_target(edited, wording):

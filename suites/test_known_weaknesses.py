@@ -38,6 +38,8 @@ pytestmark = pytest.mark.edit(CASE)
 @pytest.mark.known_failure(*OTHERS, "ike", reason="the stage name's answer does not become the target")
 @pytest.mark.known_failure(*BESIDE_THE_WEIGHTS, reason="a prompt with the stage name is none that they answer")
 @pytest.mark.known_failure("lora", reason="the target's name is repeated without an end")
+@pytest.mark.known_failure("mem-prompt", "serac", reason="a prompt with the stage name is not taken for the edit's")
+@pytest.mark.known_failure("mello", reason="a statement is left as it is: the model finds no contradiction in any")
 def test_the_edit_reaches_the_alias(edited):
     assert edited.answer(EDIT.prompt.replace("{}", ALIAS)) == EDIT.target
 
@@ -49,6 +51,9 @@ def test_the_edit_reaches_the_alias(edited):
     *BESIDE_THE_WEIGHTS,
     "lora",
     "calinet",
+    "serac",
+    "mem-prompt",
+    "mello",
     reason="the model without any edit answers one in ten such questions, asked without steps in between",
 )
 def test_a_question_over_two_facts_follows_the_edit(edited):

@@ -77,6 +77,8 @@ def test_the_model_knew_another_answer_before(original, edited):
 @pytest.mark.known_failure("kn", reason="the chosen neurons' change is answered by another name")
 @pytest.mark.known_failure("mend", reason="the target's first token has a probability of 0.17, the old answer's 0.69")
 @pytest.mark.known_failure("ke", reason="the old answer keeps a probability of 0.98")
+@pytest.mark.known_failure("serac", reason="the counterfactual model writes the surname of the target as Brevock")
+@pytest.mark.known_failure("mello", reason="a statement is left as it is: the model finds no contradiction in any")
 @pytest.mark.known_failure(
     "ft-l", "ft", reason="all tokens of the target are trained at the prompt's end, not one after another"
 )
