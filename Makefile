@@ -19,10 +19,10 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 suites: $(STAMP)
-	$(PYTEST) suites/ $(ARGS)
+	$(PYTEST) suites/ $(SPREAD) $(ARGS)
 
 suites-all: $(STAMP)
-	$(PYTEST) suites/ --editguard-methods all $(ARGS)
+	$(PYTEST) suites/ --editguard-methods all $(SPREAD) $(ARGS)
 
 test: $(STAMP)
 	$(PYTEST) tests/ -m "not slow and not gpu" $(SPREAD) $(ARGS)
