@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from editguard import __version__, trace_command, train_command
+from editguard import __version__, rank_command, trace_command, train_command
 from editguard.errors import ConfigurationError, EditguardError
 from editguard.study.options import add_arguments as add_study_arguments
 
@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(trace_command.run(options))
         elif options.command == "train":
             return train_command.run(options)
+        elif options.command == "rank":
+            return rank_command.run(options)
         elif options.command == "study":
             from editguard.study.command import execute
 
@@ -97,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     train_command.add_parser(commands)
     study = commands.add_parser("study", help="compare methods on one model and data set")
     add_study_arguments(study)
+    rank_command.add_parser(commands)
     return parser
 
 

@@ -21,6 +21,7 @@ LAYERS = {
     "study": 8,
     "report": 9,
     "pytest_plugin": 10,
+    "rank_command": 10,
     "trace_command": 10,
     "train_command": 10,
     "cli": 11,

@@ -78,22 +78,24 @@ def _document(
             [_method(row), _edits(row), *(_number(row.numbers.get(name), line_break) for name in columns), _failed(row)]
             for row in group
         ]
-        blocks += [heading.format(title), *_tables(lines, headers, style, 2, width)]
+        blocks += [heading.format(title), *tables_within(lines, headers, style, 2, width)]
     blocks += ["", *(line for note in FOOTNOTES for line in (note, ""))]
     by_cell = {row.cell: row for row in rows}
     costs = [_cost(cost, by_cell) for cost in costs_of(folder)]
     if costs:
         headers = ["edits", "method", "s per edit", "first s", "preparing s", "asking s", "host GiB", "device GiB"]
         headers += ["KiB held", "KiB per edit", "ms per answer", "unedited ms", "tokens per answer"]
-        blocks += [heading.format("Costs"), *_tables(costs, headers, style, 2, width)]
+        blocks += [heading.format("Costs"), *tables_within(costs, headers, style, 2, width)]
     blocks += [f"\n{line}" for line in _failures(rows)]
     return "\n".join(blocks)
 
 
-def _tables(
+def tables_within(
     lines: Sequence[Sequence[str]], headers: Sequence[str], style: str, fixed: int, width: int | None
 ) -> Iterator[str]:
     """One table, or several that fit `width`, each with the first `fixed` columns; headers are then broken into words.
+
+    lines: rows of cells; style: of tabulate; width: in characters, None for as much as wanted.
 
     A column by itself may be wider than the screen, and gets a table of its own.
     """
