@@ -71,9 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "rank":
             return rank_command.run(options)
         elif options.command == "study":
+            from editguard.report.study_files import write_study_files
             from editguard.study.command import execute
 
-            return execute(options)
+            return execute(options, also=write_study_files)
         else:
             parser.print_help()
     except EditguardError as error:

@@ -95,16 +95,23 @@ def trade_off(group: Group, across: str, up: str) -> TradeOff:
 
 def trade_off_pictures(shown: TradeOff) -> Mapping[str, bytes]:
     """The picture in each form: ending of the file's name -> bytes; the same values give the same bytes."""
-    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     figure = draw(shown)
-    png, svg = io.BytesIO(), io.BytesIO()
+    png = io.BytesIO()
     FigureCanvasAgg(figure).print_png(png)  # type: ignore[no-untyped-call]
+    return {"png": png.getvalue(), "svg": svg(figure)}
+
+
+def svg(figure: Figure) -> bytes:
+    """The bytes of an SVG file, without a date or drawn names, so that the same figure gives the same bytes."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    file = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "editguard"}):
-        FigureCanvasSVG(figure).print_svg(svg, metadata={"Date": None})  # type: ignore[no-untyped-call]
-    return {"png": png.getvalue(), "svg": svg.getvalue()}
+        FigureCanvasSVG(figure).print_svg(file, metadata={"Date": None})  # type: ignore[no-untyped-call]
+    return file.getvalue()
 
 
 def draw(shown: TradeOff) -> Figure:

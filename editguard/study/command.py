@@ -6,14 +6,14 @@ import argparse
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from editguard.errors import ConfigurationError
 from editguard.pocket import MODEL_NAMES
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import Plan
-from editguard.study.summary import summarised, write_summary
+from editguard.study.summary import Row, summarised, write_summary
 from editguard.study.table import markdown, terminal
 
 if TYPE_CHECKING:
@@ -26,12 +26,18 @@ EVERY: Final = 10.0
 """Seconds between two lines about the progress."""
 
 
-def execute(options: argparse.Namespace, *, command: Sequence[str] | None = None) -> int:
+def execute(
+    options: argparse.Namespace,
+    *,
+    command: Sequence[str] | None = None,
+    also: Callable[[StudyFolder, Sequence[Row]], None] | None = None,
+) -> int:
     """Run the command; returns its exit status.
 
     Args:
         options: as parsed.
         command: what was typed, for the hint after an interruption; the process's own by default.
+        also: writes further files about the study, once its summary is there.
 
     Raises: EditguardError: a mistake of the user's.
     """
@@ -45,6 +51,8 @@ def execute(options: argparse.Namespace, *, command: Sequence[str] | None = None
             return INTERRUPTED
     rows = summarised(folder)
     write_summary(folder, rows, markdown(folder, rows))
+    if also is not None:
+        also(folder, rows)
     print(terminal(folder, rows))
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from shutil import get_terminal_size
 from textwrap import fill
@@ -37,6 +38,12 @@ _HEADER: Final = 12
 _GAP: Final = 2
 """Characters between two columns."""
 ONE_BY_ONE: Final = " *"
+COSTS: Final = "Costs"
+"""Title of the table of seconds and memory."""
+_COSTS: Final = (
+    *("edits", "method", "s per edit", "first s", "preparing s", "asking s", "host GiB", "device GiB"),
+    *("KiB held", "KiB per edit", "ms per answer", "unedited ms", "tokens per answer"),
+)
 FOOTNOTES: Final = (
     "Mean with 95 % interval (over edits) and number of cases, by real decoding; portability only where the unedited "
     "model knows the other premises; locality is agreement with the unedited model. Edits that were refused are not "
@@ -67,27 +74,59 @@ def markdown(folder: StudyFolder, rows: Sequence[Row]) -> str:
     return title + _document(folder, rows, "github", "<br>", heading="\n## {}\n") + "\n"
 
 
+@dataclass(frozen=True)
+class Block:
+    """One table of the document.
+
+    Attributes:
+        title: mode and size, or what the table is about.
+        headers: of the columns.
+        lines: cells; what stands below each other in a cell is parted by line ends.
+    """
+
+    title: str
+    headers: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+
+
+def blocks(folder: StudyFolder, rows: Sequence[Row]) -> list[Block]:
+    """The tables of a study: one for each mode and size, and that of the costs where any are known.
+
+    Raises: ConfigurationError: the folder holds no study.
+    """
+    columns = [name for name in COLUMNS if any(name in row.numbers for row in rows)]
+    found = []
+    for title, group in groupby(rows, key=lambda row: _title(row.cell)):
+        lines = [
+            (_method(row), _edits(row), *(_number(row.numbers.get(name)) for name in columns), _failed(row))
+            for row in group
+        ]
+        found.append(Block(title, ("method", "edits", *(COLUMNS[name] for name in columns), "failed"), tuple(lines)))
+    by_cell = {row.cell: row for row in rows}
+    costs = tuple(tuple(_cost(cost, by_cell)) for cost in costs_of(folder))
+    return [*found, Block(COSTS, _COSTS, costs)] if costs else found
+
+
+def failures(rows: Sequence[Row]) -> Iterator[str]:
+    """The first message of each method and reason."""
+    seen = set()
+    for row in rows:
+        if row.message and (row.cell.method, row.message) not in seen:
+            seen.add((row.cell.method, row.message))
+            yield f"{row.cell.method}, {_title(row.cell).lower()}: {row.message}"
+
+
 def _document(
     folder: StudyFolder, rows: Sequence[Row], style: str, line_break: str, *, heading: str, width: int | None = None
 ) -> str:
-    blocks = []
-    columns = [name for name in COLUMNS if any(name in row.numbers for row in rows)]
-    for title, group in groupby(rows, key=lambda row: _title(row.cell)):
-        headers = ["method", "edits", *(COLUMNS[name] for name in columns), "failed"]
-        lines = [
-            [_method(row), _edits(row), *(_number(row.numbers.get(name), line_break) for name in columns), _failed(row)]
-            for row in group
-        ]
-        blocks += [heading.format(title), *tables_within(lines, headers, style, 2, width)]
-    blocks += ["", *(line for note in FOOTNOTES for line in (note, ""))]
-    by_cell = {row.cell: row for row in rows}
-    costs = [_cost(cost, by_cell) for cost in costs_of(folder)]
-    if costs:
-        headers = ["edits", "method", "s per edit", "first s", "preparing s", "asking s", "host GiB", "device GiB"]
-        headers += ["KiB held", "KiB per edit", "ms per answer", "unedited ms", "tokens per answer"]
-        blocks += [heading.format("Costs"), *tables_within(costs, headers, style, 2, width)]
-    blocks += [f"\n{line}" for line in _failures(rows)]
-    return "\n".join(blocks)
+    notes = ["", *(line for note in FOOTNOTES for line in (note, ""))]
+    parts: list[str] = []
+    for block in blocks(folder, rows):
+        if block.title == COSTS:
+            parts, notes = parts + notes, []
+        lines = [[cell.replace("\n", line_break) for cell in line] for line in block.lines]
+        parts += [heading.format(block.title), *tables_within(lines, block.headers, style, 2, width)]
+    return "\n".join([*parts, *notes, *(f"\n{line}" for line in failures(rows))])
 
 
 def tables_within(
@@ -144,25 +183,14 @@ def _edits(row: Row) -> str:
     return f"{row.edits} ({row.superseded} superseded)" if row.superseded else str(row.edits)
 
 
-def _number(number: Mapping[str, Any] | None, line_break: str) -> str:
+def _number(number: Mapping[str, Any] | None) -> str:
     if number is None or number["mean"] is None:
         return "-"
-    return line_break.join(
-        [f"{number['mean']:.2f}", f"[{number['low']:.2f}, {number['high']:.2f}]", f"n={number['cases']}"]
-    )
+    return "\n".join([f"{number['mean']:.2f}", f"[{number['low']:.2f}, {number['high']:.2f}]", f"n={number['cases']}"])
 
 
 def _failed(row: Row) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in row.failed.items())
-
-
-def _failures(rows: Sequence[Row]) -> Iterator[str]:
-    """The first message of each method and reason."""
-    seen = set()
-    for row in rows:
-        if row.message and (row.cell.method, row.message) not in seen:
-            seen.add((row.cell.method, row.message))
-            yield f"{row.cell.method}, {_title(row.cell).lower()}: {row.message}"
 
 
 def _cost(cost: Mapping[str, Any], rows: Mapping[Cell, Row]) -> list[str]:

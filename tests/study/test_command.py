@@ -31,7 +31,8 @@ def test_a_study_prints_and_writes_its_table_and_makes_it_again_without_a_model(
     first = capsys.readouterr()
     assert "Sequence, after 2" in first.out
     assert "editguard study: loading tiny" in first.err
-    files = {name: (tmp_path / "out" / name).read_text() for name in ("summary.json", "costs.json", "table.md")}
+    made = ("summary.json", "costs.json", "table.md", "table.tex", "table.html", "curves-sequence.svg")
+    files = {name: (tmp_path / "out" / name).read_text() for name in (*made, "quality-against-time.svg")}
     for name in files:
         (tmp_path / "out" / name).unlink()
     monkeypatch.setattr("editguard.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
