@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from editguard import __version__, rank_command, trace_command, train_command
+from editguard import __version__, import_command, rank_command, trace_command, train_command
 from editguard.errors import ConfigurationError, EditguardError
 from editguard.study.options import add_arguments as add_study_arguments
 
@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_methods(as_json=options.json))
         elif options.command == "init":
             print(_init(Path(options.directory)))
+        elif options.command == "import":
+            print(import_command.run(options))
         elif options.command == "trace":
             print(trace_command.run(options))
         elif options.command == "train":
@@ -96,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     methods.add_argument("--json", action="store_true", help="as JSON, with all that is known of each")
     init = commands.add_parser("init", help="write a first suite and its configuration into a directory")
     init.add_argument("directory")
+    import_command.add_parser(commands)
     trace_command.add_parser(commands)
     train_command.add_parser(commands)
     study = commands.add_parser("study", help="compare methods on one model and data set")

@@ -72,12 +72,26 @@ class ModelChanged(EditguardError):
     """Weights are not the bytes they should be after a rollback."""
 
 
-class MalformedRecord(EditguardError, ValueError):
-    """A record of a file of edit cases cannot be read: names file, position and field."""
+class UnusableRecord(InvalidEdit):
+    """A record is read, but no edit can be made of it; `reason` names the kind of it in one word."""
 
-    def __init__(self, path: object, position: object, problem: str) -> None:
-        self.path, self.position, self.problem = str(path), str(position), problem
-        super().__init__(self.path, self.position, problem)
+    def __init__(self, reason: str, problem: str) -> None:
+        self.reason, self.problem = reason, problem
+        super().__init__(reason, problem)
+
+    def __str__(self) -> str:
+        return self.problem
+
+
+class MalformedRecord(EditguardError, ValueError):
+    """A record of a file of edit cases cannot be read or used: names file, position and field.
+
+    `reason` is "malformed", or that of an `UnusableRecord`.
+    """
+
+    def __init__(self, path: object, position: object, problem: str, reason: str = "malformed") -> None:
+        self.path, self.position, self.problem, self.reason = str(path), str(position), problem, reason
+        super().__init__(self.path, self.position, problem, reason)
 
     def __str__(self) -> str:
         return f"{self.path}, record {self.position}: {self.problem}"

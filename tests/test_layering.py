@@ -24,6 +24,7 @@ LAYERS = {
     "rank_command": 10,
     "trace_command": 10,
     "train_command": 10,
+    "import_command": 10,
     "cli": 11,
     "__init__": 12,
 }
@@ -31,7 +32,7 @@ LAYERS = {
 FREE = {"errors", "storage"}
 """What every layer may import; these import each other and nothing else of ours."""
 BESIDE = {
-    "datasets": {"edits"},
+    "datasets": {"edits", "probes"},
     "pocket": {"edits", "models"},
 }
 ALSO = {

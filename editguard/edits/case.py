@@ -1,9 +1,9 @@
 """An edit case: a request together with the probes that tell what it did."""
 
 import builtins
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from editguard.edits.request import EditRequest, content_id
 from editguard.errors import InvalidEdit
@@ -52,11 +52,20 @@ class Probe:
 
 @dataclass(frozen=True, kw_only=True)
 class EditCase:
-    """A request and its probes. `probes` may be empty: the request's own prompt is always asked."""
+    """A request and its probes.
+
+    Attributes:
+        request: what should become true.
+        probes: may be empty: the request's own prompt is always asked.
+        label: a name for people.
+        origin: where the case comes from, as plain data (form, id and file of a published record, and what of it
+            has no place elsewhere). Neither this nor the label makes it another case.
+    """
 
     request: EditRequest
     probes: tuple[Probe, ...] = ()
     label: str = field(default="", compare=False)
+    origin: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.request, EditRequest):
