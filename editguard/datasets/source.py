@@ -92,14 +92,14 @@ class HubSource:
             breaks off.
         """
         try:
-            datasets: Any = import_module("datasets")
-        except ImportError as missing:
+            load_dataset: Any = import_module("datasets").load_dataset
+        except (ImportError, AttributeError) as missing:  # or a folder of that name
             raise ConfigurationError(
                 f"{self.name} needs the package datasets: pip install 'editguard[datasets]', or download the file and "
                 "give its path."
             ) from missing
         try:
-            rows = iter(datasets.load_dataset(self.dataset, split=self.split, revision=self.revision, streaming=True))
+            rows = iter(load_dataset(self.dataset, split=self.split, revision=self.revision, streaming=True))
         except Exception as failure:  # of the network, the hub, or the data set: the package raises many kinds
             raise ConfigurationError(f"cannot load {self.name}: {_line(failure)}. Or download the file.") from failure
         place = 0

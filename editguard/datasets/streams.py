@@ -16,6 +16,10 @@ from editguard.errors import InvalidEdit, MalformedRecord
 
 CHUNK: Final = 65_536
 """Bytes that are read together."""
+DEEPEST: Final = 100
+"""Brackets inside one another; a parser that follows more may run out of memory."""
+_OPENING: Final = frozenset({"start_map", "start_array"})
+_CLOSING: Final = frozenset({"end_map", "end_array"})
 _MARK: Final = b"\xef\xbb\xbf"
 """The byte order mark that some programs write in front of UTF-8."""
 _SHAPES: Final = "A file is a JSON array of records, one JSON object per line, or a table with the ending .csv."
@@ -89,14 +93,26 @@ def _skip_blanks(file: io.BufferedReader) -> int:
 
 
 def _array(file: io.BufferedReader, path: Path) -> Iterator[Positioned]:
+    """Build one element after another from the parser's events, and refuse what is nested beyond all records."""
     import ijson
 
-    place = 0
+    place = depth = 0
+    builder = ijson.ObjectBuilder()
     try:
-        for record in ijson.items(file, "item", use_float=True, buf_size=CHUNK):
-            yield f"[{place}]", record
-            place += 1
-    except (ijson.JSONError, ValueError, OverflowError, RecursionError) as mistake:
+        for event, value in ijson.basic_parse(file, use_float=True, buf_size=CHUNK):
+            outside, depth = depth == 0, depth + (event in _OPENING) - (event in _CLOSING)
+            if depth > DEEPEST:
+                raise MalformedRecord(path, f"[{place}]", f"it is nested more than {DEEPEST} deep.")
+            if outside or depth == 0:  # the brackets of the array itself
+                continue
+            builder.event(event, value)
+            if depth == 1:
+                yield f"[{place}]", builder.value
+                builder = ijson.ObjectBuilder()
+                place += 1
+    except MalformedRecord:
+        raise
+    except (ijson.JSONError, ValueError, OverflowError) as mistake:
         told = " ".join(str(mistake).split())
         raise MalformedRecord(path, f"[{place}]", f"not JSON: {told}") from mistake
 
