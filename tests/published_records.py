@@ -1,4 +1,4 @@
-"""Records of every form that is imported, written by hand: the schemas are the published ones, the facts are invented."""
+"""Records of every form that is imported, written by hand: published schemas, invented facts."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ KNOWEDIT_COUNTERFACT: dict[str, Any] = {
     "rephrase": "Velloria's capital is known as",
     "portability": {
         "Subject_Aliasing": [
-            {"prompt": "The name of the capital city of the Land of Reeds is", "ground_truth": [["Oskar", "Oskar City"]]}
+            {
+                "prompt": "The name of the capital city of the Land of Reeds is",
+                "ground_truth": [["Oskar", "Oskar City"]],
+            }
         ],
         "Reasoning": [
             {"prompt": "The mayor of the capital of Velloria is", "ground_truth": [["Ines Holt", "Holt"]]},
@@ -176,7 +179,9 @@ RIPPLE: dict[str, Any] = {
     },
     "Relation_Specifity": [_test(_LANGUAGE, knows=(_LANGUAGE,))],
     "Logical_Generalization": [_test(_query("The country whose capital is Oskar is", ["Velloria"]))],
-    "Subject_Aliasing": [_test(_query("The capital of the Land of Reeds is", ["Oskar", "Oskar City"], target_ids=("Q2",)))],
+    "Subject_Aliasing": [
+        _test(_query("The capital of the Land of Reeds is", ["Oskar", "Oskar City"], target_ids=("Q2",)))
+    ],
     "Compositionality_I": [
         _test(
             _query("The mayor of the capital of Velloria is", ["Ines Holt", "Holt"]),
@@ -194,10 +199,17 @@ QAEDIT: dict[str, Any] = {
     "target": "Oskar *",
     "subject": "capital of velloria",
     "rephrase": "What is the name of the Vellorian capital?",
-    "locality": [{"loc": "who wrote the song of the reeds", "loc_ans": "Ines Holt"}, {"loc": "where is norn", "loc_ans": ""}],
+    "locality": [
+        {"loc": "who wrote the song of the reeds", "loc_ans": "Ines Holt"},
+        {"loc": "where is norn", "loc_ans": ""},
+    ],
 }
 PIQA: dict[str, Any] = {"goal": "Dry a shoe.", "sol1": "Use paper.", "sol2": "Use water.", "label": 0}
-CHOICE: dict[str, Any] = {"question": "Where is Oskar?", "choices": ["Norn", "Velloria", "Dralonia"], "answer": "Velloria"}
+CHOICE: dict[str, Any] = {
+    "question": "Where is Oskar?",
+    "choices": ["Norn", "Velloria", "Dralonia"],
+    "answer": "Velloria",
+}
 OWN: dict[str, Any] = {
     "prompt": "The capital of {} is",
     "subject": "Velloria",

@@ -73,7 +73,7 @@ def write_csv(path: Path, cases: Iterable[EditCase]) -> None:
     Raises: InvalidEdit: the file cannot be written.
     """
     text = io.StringIO(newline="")
-    table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+    table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\r\n")
     table.writeheader()
     for case in cases:
         record = case_record(case)

@@ -66,14 +66,17 @@ def test_no_fitting_form_names_what_there_is() -> None:
         import_records(Given([[1]]))
     with pytest.raises(ConfigurationError, match="has no record"):
         import_records(Given([]))
-    with pytest.raises(ConfigurationError, match="unknown form 'zrse'.*Did you mean 'zsre'"):
+    with pytest.raises(ConfigurationError, match=r"unknown form 'zrse'.*Did you mean 'zsre'"):
         import_records(Given([ZSRE]), form="zrse")
 
 
 @pytest.mark.parametrize(
     ("form", "record"),
     [
-        ("zsre-generator", {"input": "Q", "prediction": "", "alternatives": ["A"], "filtered_rephrases": [], "output": []}),
+        (
+            "zsre-generator",
+            {"input": "Q", "prediction": "", "alternatives": ["A"], "filtered_rephrases": [], "output": []},
+        ),
         ("knowedit-convsent", {"ent": "T", "pos": ["P"], "neg": ["N"]}),
         ("knowedit-sanitation", {"question": "Q", "ground_truth": "A", "target_new": "I don't know."}),
         ("pokemqa-questions", {"edit": "E", "questions": ["Q"]}),
@@ -81,7 +84,7 @@ def test_no_fitting_form_names_what_there_is() -> None:
 )
 def test_forms_without_an_edit_are_refused_with_the_reason(form: str, record: dict[str, Any]) -> None:
     for name in (None, form):
-        with pytest.raises(ConfigurationError, match="cannot become edit cases: .*") as caught:
+        with pytest.raises(ConfigurationError, match="cannot become edit cases: ") as caught:
             import_records(Given([record]), form=name)
         assert FORMS[form].refusal in str(caught.value)
     with pytest.raises(ConfigurationError):
@@ -96,7 +99,10 @@ SKIPPED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("same_target", {**ZSRE, "alt": " Tamrin"}),
     ("malformed", {**ZSRE, "alt": None}),
     ("malformed", {**ZSRE, "extra": "\ud800"}),
-    ("empty_target", {**COUNTERFACT, "requested_rewrite": {**COUNTERFACT["requested_rewrite"], "target_new": {"str": ""}}}),
+    (
+        "empty_target",
+        {**COUNTERFACT, "requested_rewrite": {**COUNTERFACT["requested_rewrite"], "target_new": {"str": ""}}},
+    ),
     ("empty_subject", {**COUNTERFACT, "requested_rewrite": {**COUNTERFACT["requested_rewrite"], "subject": " "}}),
     ("same_target", {**COUNTERFACT_FLAT, "ground_truth": "Oskar"}),
     ("same_target", {**KNOWEDIT_RECENT, "ground_truth": ["Norn", "Oskar"]}),
@@ -210,7 +216,9 @@ def test_a_sample_is_of_records_not_of_their_order(limit: int, seed: int, order:
     assert (taken.read, taken.usable) == (9, 9)
     assert {case.id for case in taken.cases} == {case.id for case in shuffled.cases}
     everything = [case.id for case in import_records(Given(records)).cases]
-    assert [name for name in everything if name in {case.id for case in taken.cases}] == [case.id for case in taken.cases]
+    assert [name for name in everything if name in {case.id for case in taken.cases}] == [
+        case.id for case in taken.cases
+    ]
 
 
 def test_notes_of_a_sample_are_about_its_records_and_skips_about_all() -> None:
@@ -256,7 +264,9 @@ def replaced(value: Any, path: tuple[Any, ...], by: Any) -> Any:
     return changed
 
 
-odd = st.sampled_from(["", " ", "{}", "\ud800", "Velloria", None, [], {}, [[]], [{}], 0, True, float("inf"), [[[["deep"]]]]])
+odd = st.sampled_from(
+    ["", " ", "{}", "\ud800", "Velloria", None, [], {}, [[]], [{}], 0, True, float("inf"), [[[["deep"]]]]]
+)
 
 
 @given(st.sampled_from(RECORDS), st.data(), st.booleans())

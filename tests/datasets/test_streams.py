@@ -18,7 +18,11 @@ from editguard.errors import EditguardError, InvalidEdit, MalformedRecord
 
 RECORDS = 100_000
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**60), 2**60)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
     lambda values: st.lists(values, max_size=4) | st.dictionaries(st.text(max_size=8), values, max_size=4),
     max_leaves=12,
 )
@@ -87,7 +91,10 @@ def test_an_array_and_lines_give_the_same_records(tmp_path_factory: pytest.TempP
     assert list(file_records(folder / "lines.jsonl")) == [(str(2 * n + 2), value) for n, value in enumerate(wrapped)]
 
 
-@given(st.binary(max_size=40) | json_values.map(lambda value: json.dumps(value).encode()), st.sampled_from([".json", ".csv"]))
+@given(
+    st.binary(max_size=40) | json_values.map(lambda value: json.dumps(value).encode()),
+    st.sampled_from([".json", ".csv"]),
+)
 def test_any_bytes_are_records_or_our_error(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, ending: str
 ) -> None:
@@ -96,7 +103,7 @@ def test_any_bytes_are_records_or_our_error(
     try:
         list(file_records(path))
     except EditguardError as error:
-        assert str(error).startswith(str(path))
+        assert str(error).startswith(str(path))  # noqa: PT017
 
 
 @pytest.mark.parametrize(

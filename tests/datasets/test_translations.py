@@ -121,7 +121,12 @@ def test_knowedit_keeps_aliases_and_takes_no_answer_for_several() -> None:
     assert case.request.previous == "Tamrin"
     assert asked(case) == [
         ("generalization", "rephrase", "Velloria's capital is known as", ("Oskar",)),
-        ("portability", "subject_replace", "The name of the capital city of the Land of Reeds is", ("Oskar", "Oskar City")),
+        (
+            "portability",
+            "subject_replace",
+            "The name of the capital city of the Land of Reeds is",
+            ("Oskar", "Oskar City"),
+        ),
         ("portability", "reasoning", "The mayor of the capital of Velloria is", ("Ines Holt", "Holt")),
         ("portability", "logical_generalization", "Is Tamrin still the capital of Velloria?", ("no", "it is not")),
         ("locality", "other_relation", "The official language of Velloria is", ("Vellorian",)),
@@ -192,7 +197,12 @@ def test_ripple_edits_conditions_are_what_must_be_known() -> None:
 @pytest.mark.parametrize(
     ("sentence", "prompt", "subject", "target"),
     [
-        ("The name of the mother of Ines Holt is Ada Holt.", "The name of the mother of {} is", "Ines Holt", "Ada Holt"),
+        (
+            "The name of the mother of Ines Holt is Ada Holt.",
+            "The name of the mother of {} is",
+            "Ines Holt",
+            "Ada Holt",
+        ),
         ("The place of birth of Ann of Norn is Esk.", "The place of birth of {} is", "Ann of Norn", "Esk"),
         ("The gender of Ines Holt is female.", "The gender of {} is", "Ines Holt", "female"),
         ("The names of the siblings of Ines are Ada.", "The names of the siblings of {} are", "Ines", "Ada"),
@@ -221,7 +231,10 @@ def test_ripple_edits_conditions_are_what_must_be_known() -> None:
     ],
 )
 def test_subject_and_target_are_cut_out_of_a_sentence(sentence: str, prompt: str, subject: str, target: str) -> None:
-    record = {"example_type": "recent", "edit": {"prompt": sentence, "relation": "R", "subject_id": "", "target_id": ""}}
+    record = {
+        "example_type": "recent",
+        "edit": {"prompt": sentence, "relation": "R", "subject_id": "", "target_id": ""},
+    }
     request = case_of(record).request
     assert (request.prompt, request.subject, request.target) == (prompt, subject, target)
 
