@@ -123,8 +123,12 @@ def test_checkpoints_are_where_every_kind_can_be_asked(tmp_path: Path) -> None:
 def test_suites_are_written_as_the_formatter_would_write_them(tmp_path: Path) -> None:
     for place, (form, record) in enumerate(RECORDS):
         assert run(file(tmp_path, record), tmp_path / "out", "--name", f"{form}-{place}") == 0
+    probe = {"property": "locality", "prompt": "P"}
+    kinds = [{**probe, "kind": f"kind '{n}\\ of \n{'x' * 20}"} for n in range(9)]
+    own = {"prompt": "{} is", "subject": "S", "target": "T", "probes": kinds}
+    assert run(file(tmp_path, own, name='a "quoted\\ name.json'), tmp_path / "out") == 0
     suites = list((tmp_path / "out").glob("test_*.py"))
-    assert len(suites) == len(RECORDS)
+    assert len(suites) == len(RECORDS) + 1
     for suite in suites:
         compile(suite.read_text(), str(suite), "exec")
         assert max(map(len, suite.read_text().splitlines())) <= 120

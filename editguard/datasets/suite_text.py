@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from editguard.edits import Property
 
+WIDTH: Final = 120
+"""Columns of a line."""
 _HEAD: Final = '''"""{title}.
 
 {about}
@@ -75,7 +78,7 @@ def sequence_suite(
             tests.append(f"def test_{property}(edited, baseline):\n    baseline.check(edited.{property}())")
         elif found:
             tests.append(
-                f'@pytest.mark.parametrize("kind", {_list(found)})\n'
+                f"{_over_kinds(found)}\n"
                 f"def test_{property}(edited, baseline, kind):\n"
                 f"    baseline.check(edited.{property}(kind=kind))"
             )
@@ -110,6 +113,13 @@ def _tuple(numbers: Sequence[int]) -> str:
     return f"({', '.join(map(str, numbers))}{',' if len(numbers) == 1 else ''})"
 
 
-def _list(kinds: Sequence[str]) -> str:
-    """A list of texts in the way the formatter writes it."""
-    return "[" + ", ".join('"' + kind.replace("\\", "\\\\").replace('"', '\\"') + '"' for kind in kinds) + "]"
+def _over_kinds(kinds: Sequence[str]) -> str:
+    """The decorator that runs a test once per kind, in lines as the formatter breaks them."""
+    named = [json.dumps(kind, ensure_ascii=False) for kind in kinds]  # escapes of JSON are escapes of Python
+    arguments = f'"kind", [{", ".join(named)}]'
+    if len(line := f"@pytest.mark.parametrize({arguments})") <= WIDTH:
+        return line
+    if len(arguments) + 4 > WIDTH:
+        each = "".join(f"\n        {name}," for name in named)
+        arguments = f'"kind",\n    [{each}\n    ],'
+    return f"@pytest.mark.parametrize(\n    {arguments}\n)"
