@@ -141,6 +141,9 @@ def _escaped(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text without the blanks around it and without the backslashes."""
-    body = re.fullmatch(r"\s*((?:\\.|[^\\])*?)\s*", text, re.DOTALL)
-    return re.sub(r"\\(.)", r"\1", body.group(1) if body else text.strip(), flags=re.DOTALL)
+    """The text without the blanks around it and without the backslashes; a blank behind a backslash stays."""
+    body = text.rstrip()
+    backslashes = len(body) - len(body.rstrip("\\"))
+    if backslashes % 2:
+        body += text[len(body) : len(body) + 1]
+    return re.sub(r"\\(.)", r"\1", body.lstrip(), flags=re.DOTALL)

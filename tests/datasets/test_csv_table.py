@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from editguard.datasets.csv_table import COLUMNS, write_csv
@@ -43,7 +43,28 @@ def read(path: Path) -> list[EditCase]:
     return [case_from(record) for _, record in file_records(path)]
 
 
+AWKWARD = ' a|b\\\\|c => d\\\r\n\t,";é '
+
+
 @given(st.lists(cases, max_size=4))
+@example(
+    [
+        EditCase(
+            request=EditRequest(prompt=f"{AWKWARD}{{}}", subject=AWKWARD, target=AWKWARD, previous=AWKWARD),
+            probes=(
+                Probe(
+                    property="other_tasks",
+                    kind=AWKWARD,
+                    prompt=AWKWARD,
+                    answers=(AWKWARD, "\\", "=>"),
+                    choices=(AWKWARD, "|"),
+                    knows=((AWKWARD, AWKWARD), ("\\", "=>")),
+                ),
+            ),
+            origin={AWKWARD: AWKWARD},
+        )
+    ]
+)
 @settings(deadline=None)
 def test_what_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory, written: list[EditCase]) -> None:
     path = tmp_path_factory.mktemp("table") / "cases.csv"

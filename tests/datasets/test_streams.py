@@ -38,11 +38,11 @@ class Endless(io.RawIOBase):
         return True
 
     def readinto(self, into: Any) -> int:
-        while len(self._left) < len(into):
-            part = next(self._parts, None)
-            if part is None:
-                break
-            self._left += part
+        parts, size = [self._left], len(self._left)
+        while size < len(into) and (part := next(self._parts, None)) is not None:
+            parts.append(part)
+            size += len(part)
+        self._left = b"".join(parts)
         found, self._left = self._left[: len(into)], self._left[len(into) :]
         into[: len(found)] = found
         self.taken += len(found)
