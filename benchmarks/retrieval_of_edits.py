@@ -18,7 +18,7 @@ from tabulate import tabulate
 
 from editguard.edited import EditMemory, MemoryRow, Search
 from editguard.edits import EditCase
-from editguard.methods.in_context import SEARCHED_BY
+from editguard.methods.in_context import SEARCHED_BY, nearest_edits
 from editguard.methods.retrieval import encoder
 from editguard.models import load_model
 from editguard.probes import probes_of
@@ -45,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         memory = EditMemory(MemoryRow.of(case.request) for case in cases[:size])
         asked = {kind: found[: options.asked] for kind, found in questions(cases[:size]).items()}
         for name in options.encoders:
-            for text, text_of in SEARCHED_BY.items():
-                search = Search(encoder(name, model), text_of)
-                shares = [right(memory, search, asked.get(kind, [])) for kind in KINDS]
-                table.append([size, name, text, *shares])
+            for searched_by, texts in SEARCHED_BY.items():
+                searches = [Search(encoder(name, model), text) for text in texts]
+                shares = [right(memory, searches, asked.get(kind, [])) for kind in KINDS]
+                table.append([size, name, searched_by, *shares])
         table.append([size, "", "questions", *(len(asked.get(kind, [])) for kind in KINDS)])
     headers = ["edits", "encoder", "compared with", *KINDS]
     print(f"{model.name}: % of questions that find their edit")
@@ -65,12 +65,12 @@ def questions(cases: Sequence[EditCase]) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def right(memory: EditMemory, search: Search, asked: Sequence[tuple[str, str]]) -> float | None:
+def right(memory: EditMemory, searches: Sequence[Search], asked: Sequence[tuple[str, str]]) -> float | None:
     """Percent of the questions of which the nearest row is their edit; None where there are no questions."""
     if not asked:
         return None
-    nearest = memory.nearest(search, [question for question, _ in asked])
-    return 100 * sum(row.id == wanted for [(row, _)], (_, wanted) in zip(nearest, asked, strict=True)) / len(asked)
+    nearest = nearest_edits(memory, searches, [question for question, _ in asked])
+    return 100 * sum(row.id == wanted for (row, _), (_, wanted) in zip(nearest, asked, strict=True)) / len(asked)
 
 
 if __name__ == "__main__":

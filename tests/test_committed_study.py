@@ -23,9 +23,15 @@ from editguard.study.plan import Plan
 from editguard.study.running import Materials, header
 
 STUDIES = Path(__file__).parents[1] / "docs" / "studies"
-MODELS = {"pocket": "pocket", "pocket-frozen-and-trained": "pocket", "pocket-t5": "pocket-t5"}
-JOINED = {("pocket", "ike"): {"searched_by": "prompt", "scope": None, "memory_limit": None}}
-"""Settings that a method has got since a study was made, with the values that stand for what it did then."""
+MODELS = {
+    "pocket": "pocket",
+    "pocket-frozen-and-trained": "pocket",
+    "pocket-memory": "pocket",
+    "pocket-t5": "pocket-t5",
+}
+JOINED = {("pocket", "ike"): {"searched_by": "either", "scope": None, "memory_limit": None}}
+"""Settings that a method has got since a study was made, with their defaults. What that study did is `searched_by =
+"prompt"`, which is the same for single edits; its page says so."""
 BATCHES, SEQUENCES = (1, 10, 100, 1000), (1, 10, 100, 500)
 
 
@@ -88,3 +94,11 @@ def test_methods_that_leave_the_weights_alone_are_taken_to_five_hundred_edits(na
     """Batches of 1,000 are for those that learn several edits together."""
     batches = BATCHES if methods()[name].batches else BATCHES[:-1]
     assert sizes("pocket-frozen-and-trained", name) >= modes(batches=batches)
+
+
+@pytest.mark.parametrize("name", [info.name for info in methods().values() if info.family == "memory-based"])
+def test_methods_with_a_memory_are_taken_to_a_hundred_edits(name: str) -> None:
+    assert sizes("pocket-memory", name) >= {
+        ("single", 1),
+        *((mode, size) for mode in ("batch", "sequence") for size in (1, 10, 100)),
+    }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 from weakref import WeakKeyDictionary
 
@@ -34,8 +35,8 @@ from editguard.methods.settings import Recipe
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
 
-SearchedBy = Literal["statement", "prompt"]
-SEARCHED_BY: Final = {"statement": by_text, "prompt": by_key}
+SearchedBy = Literal["either", "statement", "prompt"]
+SEARCHED_BY: Final = {"either": (by_key, by_text), "statement": (by_text,), "prompt": (by_key,)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +54,9 @@ class InContextSettings:
     encoder: str = "tf-idf"
     """What measures the nearness of texts: "tf-idf", "mean-pooled" (the model's own states, which find fewer edits), or
     "sentences:NAME"."""
-    searched_by: SearchedBy = "prompt"
-    """What of a remembered edit a question is compared with: its prompt, which lacks the target, or its statement. By
-    the statement reversed questions find their edit too; of the others the prompt finds more (docs/benchmarks.md)."""
+    searched_by: SearchedBy = "either"
+    """What of a remembered edit a question is compared with: its prompt, which lacks the target, its statement, by
+    which reversed questions find their edit too, or whichever of the two is nearer (docs/benchmarks.md)."""
     scope: float | None = None
     """Prompts less similar than this to every edit are answered as they are; None = none are (the paper)."""
     memory_limit: int | None = None
@@ -103,7 +104,7 @@ class InContextFront:
         self.model = model
         self._settings = settings
         self._pool = pool
-        self._search = Search(nearness, SEARCHED_BY[settings.searched_by])
+        self._searches = [Search(nearness, text) for text in SEARCHED_BY[settings.searched_by]]
 
     def consult(self, memory: EditMemory, prompts: Sequence[str]) -> list[Consulted]:
         """See `Front`."""
@@ -119,7 +120,7 @@ class InContextFront:
         subjects = memory.subjects
         scope = self._settings.scope
         found = []
-        for probe, [(row, similarity)] in zip(prompts, memory.nearest(self._search, prompts), strict=True):
+        for probe, (row, similarity) in zip(prompts, nearest_edits(memory, self._searches, prompts), strict=True):
             near = scope is None or similarity >= scope
             made = self.compose(row, probe, subjects) if near else None
             found.append((probe, Retrieved(row.id, similarity), made))
@@ -171,6 +172,14 @@ class InContextFront:
     def _fits(self, written: Written) -> bool:
         settings = self._settings
         return self.model.fits(written.tokens, answer=settings.answer_tokens, limit=settings.context_limit)
+
+
+def nearest_edits(
+    memory: EditMemory, searches: Sequence[Search], prompts: Sequence[str]
+) -> list[tuple[MemoryRow, float]]:
+    """Return for each prompt the row that is nearest by any of some searches, of equals that of the first search."""
+    found = [[nearest for [nearest] in memory.nearest(search, prompts)] for search in searches]
+    return [max(each, key=itemgetter(1)) for each in zip(*found, strict=True)]
 
 
 class InContextEditing(MemoryMethod):

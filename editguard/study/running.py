@@ -413,7 +413,9 @@ def _noted(failures: Sequence[Mapping[str, str]]) -> str:
 
 
 def _plain(case: EditCase) -> dict[str, Any]:
-    return dataclasses.asdict(dataclasses.replace(case, label=""))
+    plain = dataclasses.asdict(dataclasses.replace(case, label="", origin={}))
+    del plain["origin"]  # where a case was imported from
+    return plain
 
 
 def _digest(texts: Iterable[str]) -> str:

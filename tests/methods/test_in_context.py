@@ -10,11 +10,13 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from editguard.edited import EditedModel, EditMemory, MemoryRow, PromptMemory
+from editguard.edited import EditedModel, EditMemory, MemoryRow, PromptMemory, Search
+from editguard.edited.edit_memory import by_key, by_text
 from editguard.edits import EditRequest
 from editguard.errors import ConflictingEdits, InvalidEdit, MemoryFull, MethodRefused, PromptTooLong
 from editguard.methods import DemonstrationRecord, Preparation
-from editguard.methods.in_context import InContextEditing, InContextFront, InContextSettings, Written
+from editguard.methods.in_context import InContextEditing, InContextFront, InContextSettings, Written, nearest_edits
+from editguard.methods.retrieval import encoder
 from editguard.models import LanguageModel
 
 ROOMY = 100_000
@@ -138,8 +140,8 @@ def test_the_models_own_context_is_a_limit(
 def test_a_prompt_is_answered_with_the_nearest_request_as_the_new_fact(
     model: LanguageModel, records: tuple[DemonstrationRecord, ...], facts: tuple[EditRequest, ...]
 ) -> None:
-    for encoder in ("tf-idf", "mean-pooled"):
-        method = prepared(model, records, encoder=encoder)
+    for kind in ("tf-idf", "mean-pooled"):
+        method = prepared(model, records, encoder=kind)
         edited = method.apply(EditedModel.original(model), facts)
         for fact, text in zip(facts, sent(edited, [fact.text for fact in facts]), strict=True):
             assert f"New Fact: {fact.statement}\nPrompt: {fact.text}" in text
@@ -282,19 +284,35 @@ def found(edited: EditedModel, prompt: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("order", [(CAPITAL, MAYOR), (MAYOR, CAPITAL)])
-def test_a_question_that_names_the_target_finds_its_edit_by_the_statement_alone(
+def test_a_question_that_names_the_target_finds_its_edit_by_the_statement_and_not_by_the_prompt(
     order: tuple[EditRequest, ...], model: LanguageModel
 ) -> None:
     original = EditedModel.original(model)
     by = {
         name: prepared(model, (), demonstrations=0, searched_by=name).apply(original, order)
-        for name in ("statement", "prompt")
+        for name in ("statement", "prompt", "either")
     }
-    assert found(by["statement"], REVERSED)[0] == MAYOR.id
+    assert found(by["statement"], REVERSED)[0] == found(by["either"], REVERSED)[0] == MAYOR.id
     assert found(by["prompt"], REVERSED)[0] == order[0].id  # nothing in common with either: the older one
     for edited in by.values():
         assert found(edited, "Who is the mayor of Tamrin?")[0] == MAYOR.id
-    assert sent(by["statement"], [REVERSED])[0].endswith(f"\n\nNew Fact: {MAYOR.statement}\nPrompt: {REVERSED}")
+    for name in ("statement", "either"):
+        assert sent(by[name], [REVERSED])[0].endswith(f"\n\nNew Fact: {MAYOR.statement}\nPrompt: {REVERSED}")
+
+
+def test_by_either_the_nearer_text_of_an_edit_decides(model: LanguageModel) -> None:
+    memory = EditMemory(map(MemoryRow.of, (CAPITAL, MAYOR)))
+    near = encoder("tf-idf", model)
+    searches = [Search(near, text) for text in (by_key, by_text)]
+    asked = [REVERSED, MAYOR.text, CAPITAL.text, CAPITAL.statement, "###"]
+    for (row, similarity), *single in zip(
+        nearest_edits(memory, searches, asked),
+        *(nearest_edits(memory, [search], asked) for search in searches),
+        strict=True,
+    ):
+        assert similarity == max(other for _, other in single)
+        assert (row, similarity) in single
+    assert nearest_edits(memory, searches, asked[-1:]) == [(MemoryRow.of(CAPITAL), 0.0)]
 
 
 def test_prompts_less_similar_than_the_scope_are_answered_as_they_are(model: LanguageModel) -> None:

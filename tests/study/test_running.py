@@ -254,6 +254,7 @@ def test_a_larger_plan_adds_to_a_smaller_one(study):
         ({"model": lambda: zoo.tiny("gpt2", seed=1)}, r"environment\.fingerprint"),
         ({"model": lambda: zoo.tiny("gpt2", dtype=torch.bfloat16)}, r"environment\.(dtype|fingerprint)"),
         ({"model": lambda: zoo.tiny("gpt2", chat=False)}, None),
+        ({"cases": [replace(each, label="another", origin={"form": "zsre"}) for each in CASES]}, None),
     ],
 )
 def test_other_settings_data_or_models_are_refused(study, change, named):
