@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from editguard.edits import EditCase
 from editguard.methods.materials import apart
 from editguard.methods.registry import create, methods
-from editguard.models import load_model
+from editguard.models import LanguageModel, load_model
 from editguard.probes.pocket import (
     INVERTIBLE,
     PEOPLE_RELATIONS,
@@ -41,22 +42,34 @@ def summary(name: str) -> dict[str, Any]:
     return found
 
 
-def test_every_study_is_known_here() -> None:
-    assert {path.name for path in STUDIES.iterdir()} == set(MODELS)
+@cache
+def loaded(name: str) -> LanguageModel:
+    return load_model(name, device="cpu")
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_it_is_of_the_shipped_model_cases_and_settings(name: str) -> None:
-    model = load_model(MODELS[name], device="cpu")
+@cache
+def asked() -> tuple[tuple[EditCase, ...], Materials]:
+    """What all of these studies ask, and what their methods are given."""
     cases = pocket_cases(1000, relations=(*PEOPLE_RELATIONS, *INVERTIBLE))
     subjects = {case.request.subject for case in cases}
-    names = tuple(summary(name)["study"]["methods"])
     materials = Materials(
         texts=pocket_texts(),
         demonstrations=pocket_demonstrations(exclude=subjects),
         tasks=pocket_tasks(),
         training=apart(pocket_training_cases(), subjects),
     )
+    return cases, materials
+
+
+def test_every_study_is_known_here() -> None:
+    assert {path.name for path in STUDIES.iterdir()} == set(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_it_is_of_the_shipped_model_cases_and_settings(name: str) -> None:
+    model = loaded(MODELS[name])
+    cases, materials = asked()
+    names = tuple(summary(name)["study"]["methods"])
     plan = Plan(methods=names, single=1, batches=BATCHES, sequences=SEQUENCES)
     now = json.loads(
         json.dumps(header(plan, model, cases, materials, {each: create(each, {}, model) for each in names}))

@@ -240,7 +240,9 @@ def test_any_prefix_of_a_sequence_is_the_model_as_it_was_then(
 
 
 @every_method
-@pytest.mark.parametrize("calls", [0, 1, 5, 30])
+@pytest.mark.parametrize(
+    "calls", [0, pytest.param(1, marks=pytest.mark.slow), 5, pytest.param(30, marks=pytest.mark.slow)]
+)
 def test_a_failure_inside_an_edit_leaves_the_edits_in_force_as_they_were(
     name: str, calls: int, preparation: Preparation, facts: tuple[EditRequest, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,7 +158,12 @@ def test_in_context_editing_answers_the_edit_and_its_paraphrases(
 
 
 @pytest.mark.parametrize(
-    "name", [info.name for info in methods().values() if info.family == "locate-then-edit" and info.name != "kn"]
+    "name",
+    [
+        pytest.param(info.name, marks=[] if info.name in ("rome", "memit") else [pytest.mark.slow])
+        for info in methods().values()
+        if info.family == "locate-then-edit" and info.name != "kn"
+    ],
 )
 def test_every_method_that_locates_makes_the_target_likelier(
     name: str, model: LanguageModel, preparation: Preparation, cases: list[Case]

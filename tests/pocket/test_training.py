@@ -76,6 +76,7 @@ def test_a_run_that_was_interrupted_ends_with_identical_weights(
     assert same(weights(tmp_path, settings), straight[settings.model])
 
 
+@pytest.mark.slow
 def test_a_run_planned_longer_can_be_brought_to_an_end_earlier(straight: dict[str, Weights], tmp_path: Path) -> None:
     weights(tmp_path, replace(TINY, steps=20), until=9)
     found = newest(tmp_path, TINY.schedule)
@@ -84,6 +85,7 @@ def test_a_run_planned_longer_can_be_brought_to_an_end_earlier(straight: dict[st
     assert same(weights(tmp_path, TINY), straight[TINY.model])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_fall_belongs_to_its_own_length_only(tmp_path: Path) -> None:
     weights(tmp_path, TINY)
     for steps, expected in ((8, 8), (20, 6), (4, 2)):

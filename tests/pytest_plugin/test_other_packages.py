@@ -50,6 +50,7 @@ def installed(tmp_path: Path) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_an_installed_method_is_listed_and_edits(
     suite: Suite, installed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,7 @@ def test_two_workers_apply_each_group_once_and_record_what_one_process_checks(su
     assert path.read_bytes() == text
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_its_test_alone(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     suite.file(SUITE)
     monkeypatch.setenv("TOY_KILL", "1")
