@@ -1,6 +1,6 @@
 """COUNTERFACT: counterfactual facts with paraphrases and neighbours of the same relation.
 
-Source: Meng, Bau, Andonian, Belinkov, "Locating and Editing Factual Associations in GPT" (NeurIPS 2022), section 3.4;
+Source: Meng, Bau, Andonian, Belinkov, "Locating and Editing Factual Associations in GPT" (NeurIPS 2022), section 3.3;
 MEMIT's file without contradictory edits has the same form.
 """
 
@@ -10,8 +10,9 @@ from typing import Final
 
 from editguard.datasets.fields import Fields
 from editguard.datasets.form import Form, Record, request, target_of
-from editguard.edits import EditCase, EditRequest
-from editguard.probes import rephrases, unchanged
+from editguard.edits import EditCase, EditRequest, Probe
+from editguard.probes import rephrases
+from editguard.probes.locality import NEIGHBOURHOOD
 
 
 def rewritten(fact: Fields) -> EditRequest:
@@ -32,14 +33,18 @@ def rewritten(fact: Fields) -> EditRequest:
 def translate(fields: Fields) -> Record:
     """Translate one record; from its neighbours the distracting form is made when they are asked.
 
-    Neighbours have no answer: what counts is the unedited model's own. Attribute prompts and generation prompts are
-    kept, and not asked.
+    The true answer of a neighbour is the old target, with which ROME's neighbourhood score compares; a measurement by
+    decoding asks for the unedited model's own. Attribute prompts and generation prompts are kept, and not asked.
     """
     edit = rewritten(fields.object("requested_rewrite"))
     fields.keep("requested_rewrite")  # ids of the targets
+    true = (edit.previous,) if edit.previous else ()
     probes = (
         *rephrases(edit, _texts(fields, "paraphrase_prompts")),
-        *unchanged(dict.fromkeys(_texts(fields, "neighborhood_prompts"))),
+        *(
+            Probe(property="locality", kind=NEIGHBOURHOOD, prompt=prompt, answers=true)
+            for prompt in dict.fromkeys(_texts(fields, "neighborhood_prompts"))
+        ),
     )
     name = fields.identifier("case_id") if "case_id" in fields else None
     return Record(id=name, cases=(EditCase(request=edit, probes=probes),), stratum=edit.relation or "")

@@ -4,7 +4,7 @@ The protocol `pair_probability` asks whether the new target beats the old one (o
 the answer that should stay beats the new target (on neighbours). Both may be improbable, and decoding may say a third
 thing, so that such a score stands above what a user sees.
 
-Source: Meng et al., "Locating and Editing Factual Associations in GPT" (NeurIPS 2022), section 3.4; ES, PS, NS are the
+Source: Meng et al., "Locating and Editing Factual Associations in GPT" (NeurIPS 2022), section 3.3; ES, PS, NS are the
 means of `preference`, EM, PM, NM those of `margin`, and S is `harmonic_mean` of the first three.
 """
 
@@ -20,9 +20,11 @@ from editguard.errors import ConfigurationError
 from editguard.measurements.answering import Answering, Scored
 from editguard.measurements.decoding import decode, is_reasoned
 from editguard.measurements.record import CaseValue, Measurement
-from editguard.measurements.selection import Asked, select
+from editguard.measurements.selection import Asked, only_known, select
 
 PROTOCOL: Final = "pair_probability"
+ALIAS: Final = "subject_replace"
+"""The kind of portability whose answer is the target."""
 Compared = Literal["preference", "margin"]
 
 
@@ -87,24 +89,30 @@ def compare(
             P(other), in [-1, 1], with P as in `token_probability`.
         edited, original, cases, kind, method, model, mode, limit, edit_ids: as for `measure`.
 
-    Raises: ConfigurationError: there is nothing to compare.
+    Raises: ConfigurationError: there is nothing to compare, or the property or kind has no such pair of answers.
     """
     if property == "other_tasks":
         raise ConfigurationError("other tasks have no pair of old and new answers: ask edited.other_tasks().")
-    wanted_kind = "subject_replace" if property == "portability" and kind is None else kind
-    selection = select(property, cases, kind=wanted_kind, limit=limit)
+    if property == "portability":
+        if kind not in (None, ALIAS):
+            raise ConfigurationError(
+                f"of portability only the kind {ALIAS!r} has the target for its answer, to compare with the previous "
+                f"one; {kind!r} has not."
+            )
+        kind = ALIAS
+    selection = only_known(select(property, cases, kind=kind, limit=limit), original)
     pairs, left_out = _pairs(property, selection.asked, original)
-    if not pairs:
+    if selection.asked and not pairs:
         raise ConfigurationError(
             f"no {property} probe has two answers to compare: give the edit requests a previous answer."
             if property != "locality"
             else "the answer of every locality probe is the target itself, so there is nothing to compare."
         )
     questions = [(pair.asked.probe.prompt, answer) for pair in pairs for answer in (pair.wanted, pair.other)]
-    scores = iter(edited.score(questions))
+    scores = iter(edited.score(questions) if questions else [])
     return Measurement(
         name=property if of == "preference" else f"{property} margin",
-        kind=wanted_kind,
+        kind=kind,
         protocol=PROTOCOL,
         values=tuple(_value(pair, next(scores), next(scores), of) for pair in pairs),
         method=method,

@@ -83,7 +83,7 @@ def test_questions_that_give_the_target_away_are_noted() -> None:
     assert names(imported({**ZSRE, "portability": given})) == {"target_in_question": 1, "answer_is_target": 1}
 
 
-def test_counterfact_neighbours_have_no_answer_and_get_their_distracting_form() -> None:
+def test_counterfact_neighbours_have_the_old_target_and_get_their_distracting_form() -> None:
     case = case_of(COUNTERFACT)
     assert case.request == EditRequest(
         prompt="The capital of {} is", subject="Velloria", target="Oskar", previous="Tamrin", relation="P36"
@@ -91,8 +91,8 @@ def test_counterfact_neighbours_have_no_answer_and_get_their_distracting_form() 
     assert asked(case) == [
         ("generalization", "rephrase", "It rained all day. Velloria's capital is", ("Oskar",)),
         ("generalization", "rephrase", "Velloria is governed from", ("Oskar",)),
-        ("locality", "neighbourhood", "The capital of Dralonia is", ()),
-        ("locality", "neighbourhood", "Norn's capital is", ()),
+        ("locality", "neighbourhood", "The capital of Dralonia is", ("Tamrin",)),
+        ("locality", "neighbourhood", "Norn's capital is", ("Tamrin",)),
     ]
     assert [probe.prompt for probe in probes_of(case, "locality", "distracting_neighbourhood")] == [
         "The capital of Velloria is Oskar. The capital of Dralonia is",

@@ -14,6 +14,7 @@ from editguard.edited import EditedModel
 from editguard.edits import EditCase, Probe
 from editguard.errors import ConfigurationError
 from editguard.measurements import ModelUnderTest, compare, harmonic_mean, token_probability
+from editguard.probes import one_hop, subject_replace
 
 TEXT = moved().text
 OTHER = "Velloria's capital is"
@@ -116,9 +117,23 @@ def test_the_answer_that_should_stay_is_the_probes_own_or_the_unedited_models() 
     assert declared.prompt not in [prompt for prompt, _ in original.generated]
 
 
-def test_other_tasks_have_no_pair() -> None:
+def test_other_tasks_and_other_consequences_have_no_pair() -> None:
+    hop = one_hop("The mayor of the capital of Velloria is", ["Ines Holt"])
     with pytest.raises(ConfigurationError, match="other tasks"):
         compare("other_tasks", Scripted({}), Scripted({}), [case()])
+    with pytest.raises(ConfigurationError, match="of portability only the kind 'subject_replace'"):
+        compare("portability", Scripted({}), Scripted({}), [case(None, hop)], kind="one_hop")
+
+
+def test_of_portability_other_names_that_the_unedited_model_knows_are_compared() -> None:
+    question = ("The Land of Reeds is the country", "Velloria")
+    hop = one_hop("The mayor of the capital of Velloria is", ["Ines Holt"])
+    alias = subject_replace(moved(), "the Land of Reeds", knows=(question,))
+    edited = Scripted({}, likelihoods=likelihoods(alias[0].prompt, Oskar=0.5, Tamrin=0.3))
+    found = compare("portability", edited, Scripted(dict([question])), [case(None, hop, *alias)])
+    assert (found.n, found.mean, found.kind, found.excluded) == (1, 1.0, "subject_replace", 0)
+    unknown = compare("portability", edited, Scripted({}), [case(None, hop, *alias)])
+    assert (unknown.n, unknown.excluded_probes) == (0, (alias[0].id,))
 
 
 def test_without_an_edit_the_margin_is_the_models_own_whatever_the_batch() -> None:
