@@ -7,7 +7,8 @@ import json
 import re
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -70,6 +71,7 @@ def run(options: argparse.Namespace) -> str:
         limit=options.limit,
         seed=options.seed,
         skip_bad=options.skip_bad,
+        on_disk=True,
     )
     text = suite_for(imported, f"cases/{data.name}", limit=options.limit, seed=options.seed)
     _write_data(imported, data)
@@ -88,20 +90,22 @@ def suite_for(imported: Imported, data: str, *, limit: int | None, seed: int) ->
     if imported.form.gives == "tasks":
         return tasks_suite(title=title, about=about, data=data)
     if imported.form.gives == "instances":
-        from editguard.datasets import instances
+        from editguard.datasets.mquake import each_instance
 
-        groups = [_kinds(group) for group in instances(imported.cases)]
-        shared = [property for property in ASKED if all(property in group for group in groups)]
+        shared = list(ASKED)
+        for group in each_instance(imported.cases):
+            found = _kinds(group)
+            shared = [property for property in shared if property in found]
         return instances_suite(title=title, about=about, data=data, properties=shared)
     return sequence_suite(
         title=title, about=about, data=data, kinds=_kinds(imported.cases), checkpoints=checkpoints(imported.cases)
     )
 
 
-def checkpoints(cases: Sequence[EditCase]) -> tuple[int, ...]:
+def checkpoints(cases: Collection[EditCase]) -> tuple[int, ...]:
     """Numbers of edits to look at: 1, 10, 100, 1000 and all, as far as every kind of probe can be asked there."""
-    everything = _kinds(cases)
-    return (*(point for point in CHECKPOINTS if point < len(cases) and _kinds(cases[:point]) == everything), len(cases))
+    everything, start = _kinds(cases), list(islice(cases, CHECKPOINTS[-1]))
+    return (*(point for point in CHECKPOINTS if point < len(cases) and _kinds(start[:point]) == everything), len(cases))
 
 
 def report(imported: Imported) -> list[str]:
@@ -129,19 +133,18 @@ def _listed(lines: Sequence[str]) -> list[str]:
     return [*lines[:SHOWN], *([f"  and {more} more, all in the .import.json file"] if more > 0 else [])]
 
 
-def _kinds(cases: Sequence[EditCase]) -> Mapping[Property, list[str]]:
+def _kinds(cases: Iterable[EditCase]) -> Mapping[Property, list[str]]:
     """The kinds of probes that can be asked of the cases in force, by property."""
-    from editguard.edits import superseded
     from editguard.probes import probes_of
 
-    gone = superseded([case.request for case in cases])
-    in_force = [case for place, case in enumerate(cases) if place not in gone]
-    found: dict[Property, list[str]] = {}
-    for property in ASKED:
-        kinds = {probe.kind for case in in_force for probe in probes_of(case, property)}
-        if kinds:
-            found[property] = sorted(kinds)
-    return found
+    of_fact: dict[tuple[str, str], frozenset[tuple[Property, str]]] = {}
+    once: dict[frozenset[tuple[Property, str]], frozenset[tuple[Property, str]]] = {}
+    for case in cases:  # a later case on the same fact takes the place of an earlier one
+        found = frozenset((property, probe.kind) for property in ASKED for probe in probes_of(case, property))
+        of_fact[case.request.fact_key] = once.setdefault(found, found)
+    asked = {pair for pairs in set(of_fact.values()) for pair in pairs}
+    every = {property: sorted(kind for of, kind in asked if of == property) for property in ASKED}
+    return {property: kinds for property, kinds in every.items() if kinds}
 
 
 def _about(imported: Imported, limit: int | None, seed: int) -> str:
@@ -155,12 +158,11 @@ def _about(imported: Imported, limit: int | None, seed: int) -> str:
 
 
 def _write_data(imported: Imported, path: Path) -> None:
-    from editguard.datasets import write_cases, write_tasks
+    from editguard.datasets.spool import Spool
 
-    if imported.form.gives == "tasks":
-        write_tasks(path, imported.tasks)
-    else:
-        write_cases(path, imported.cases)
+    taken = imported.tasks if imported.form.gives == "tasks" else imported.cases
+    assert isinstance(taken, Spool)
+    write_atomically(path, taken.lines(), error=ConfigurationError)
 
 
 def _file_name(given: str) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from editguard.errors import CacheError, EditguardError
@@ -11,7 +11,7 @@ from editguard.errors import CacheError, EditguardError
 
 def write_atomically(
     path: str | os.PathLike[str],
-    data: bytes | str,
+    data: bytes | str | Iterable[str],
     *,
     error: type[EditguardError] = CacheError,
 ) -> None:
@@ -22,20 +22,22 @@ def write_atomically(
 
     Args:
         path: the file to write.
-        data: bytes, or text that is written as UTF-8 with its line ends as they are.
+        data: bytes, or text that is written as UTF-8 with its line ends as they are; or pieces of a text, which are
+            written one after another, as they come.
         error: class of the exception raised, the caller's own subject.
 
     Raises: `error`: the disk is full, or the folder cannot be made or written; what stood at `path` is intact.
     """
     path = Path(path)
-    raw = data.encode() if isinstance(data, str) else data
+    pieces = (data,) if isinstance(data, bytes | str) else data
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".part")
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
-            file.write(raw)
+            for piece in pieces:
+                file.write(piece.encode() if isinstance(piece, str) else piece)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, _mode_of(path))

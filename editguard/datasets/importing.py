@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from editguard.datasets.fields import Fields
 from editguard.datasets.form import Form, Record
 from editguard.datasets.forms import form_named, form_of
+from editguard.datasets.jsonl import case_from, case_record, probe_from, probe_record
 from editguard.datasets.sampling import sample
 from editguard.datasets.source import Source
+from editguard.datasets.spool import Spool
 from editguard.edits import EditCase, EditRequest, Probe, content_id
 from editguard.errors import ConfigurationError, InvalidEdit, MalformedRecord, UnusableRecord
 
@@ -58,7 +61,7 @@ class Imported:
 
     Attributes:
         form: the records' form, and `options` it was read with.
-        cases, tasks: the edits, or items of another task, in the source's order.
+        cases, tasks: the edits, or items of another task, in the source's order: a tuple, or a `Spool`.
         read: how many records the source has.
         usable: how many of them could have been taken.
         skipped: the others.
@@ -69,14 +72,14 @@ class Imported:
     form: Form
     options: Mapping[str, str]
     about: Mapping[str, str]
-    cases: tuple[EditCase, ...] = ()
-    tasks: tuple[Probe, ...] = ()
+    cases: Collection[EditCase] = ()
+    tasks: Collection[Probe] = ()
     read: int = 0
     usable: int = 0
     skipped: tuple[Skip, ...] = ()
     notes: tuple[Note, ...] = ()
 
-    @property
+    @cached_property
     def conflicts(self) -> tuple[Conflict, ...]:
         """Facts for which the cases want several targets."""
         return conflicts(self.cases)
@@ -108,11 +111,12 @@ def import_records(
     limit: int | None = None,
     seed: int = 0,
     skip_bad: bool = False,
+    on_disk: bool = False,
 ) -> Imported:
     """Translate the records of a source.
 
     Without `limit` the source is read once. With it, it is read twice: of the first reading no more is kept than an id
-    of each record.
+    of each record. What is taken is held in memory, or in a temporary file.
 
     Args:
         source: the records.
@@ -121,6 +125,7 @@ def import_records(
         limit: take a sample of so many records, balanced by relation or number of hops where records have them.
         seed: of the sample.
         skip_bad: leave out records that cannot be used, and count them, instead of stopping at the first.
+        on_disk: keep what is taken in a temporary file, so that memory holds one record, whatever their number.
 
     Raises: ConfigurationError: no form or several fit, the form or an option is unknown, or nothing is left.
         InvalidEdit: the file cannot be read. MalformedRecord: a record cannot be used, and `skip_bad` is false; or
@@ -130,46 +135,52 @@ def import_records(
         raise ConfigurationError(f"--limit is a number of records from 1 on, not {limit}.")
     chosen = form_named(form) if form is not None else _detected(source)
     reading = _Reading(source, chosen, _options(chosen, options or {}), skip_bad)
-    if limit is None:
-        taken = list(reading.records())
-        usable, notes = len(taken), reading.notes
-    else:
+    cases: list[EditCase] | Spool[EditCase] = Spool(case_record, case_from) if on_disk else []
+    tasks: list[Probe] | Spool[Probe] = Spool(probe_record, _task_from) if on_disk else []
+    places: frozenset[int] | None = None
+    usable, kept = 0, reading
+    if limit is not None:
         known = [(record.stratum, name) for name, record in reading.records()]
         usable, places = len(known), sample(known, limit, seed) if known else frozenset()
-        again = replace(reading, skip_bad=True, skipped=[], notes=[])
-        taken = [pair for place, pair in enumerate(again.records(places)) if place in places]
-        notes = again.notes
-    if not taken:
+        kept = replace(reading, skip_bad=True, skipped=[], notes=[])
+    for place, (_, record) in enumerate(kept.records(places)):
+        if places is None or place in places:
+            cases.extend(record.cases)
+            tasks.extend(record.tasks)
+        usable += places is None
+    if not usable:
         told = f", {len(reading.skipped)} of {reading.read} were left out: {_counted(reading.skipped)}"
         raise ConfigurationError(f"{source.name} has no record to import{told if reading.skipped else ''}.")
     return Imported(
         form=chosen,
         options=reading.options,
         about=source.about,
-        cases=tuple(case for _, record in taken for case in record.cases),
-        tasks=tuple(probe for _, record in taken for probe in record.tasks),
+        cases=cases if isinstance(cases, Spool) else tuple(cases),
+        tasks=tasks if isinstance(tasks, Spool) else tuple(tasks),
         read=reading.read,
         usable=usable,
         skipped=tuple(reading.skipped),
-        notes=tuple(notes),
+        notes=tuple(kept.notes),
     )
 
 
-def conflicts(cases: Iterable[EditCase]) -> tuple[Conflict, ...]:
+def conflicts(cases: Collection[EditCase]) -> tuple[Conflict, ...]:
     """Facts (subject, and relation or prompt) for which several targets are wanted, in the order of their mention."""
-    facts: dict[tuple[str, str], list[EditCase]] = {}
-    for case in cases:
-        facts.setdefault(case.request.fact_key, []).append(case)
-    found = []
-    for members in facts.values():
-        targets: dict[str, list[str]] = {}
-        for case in members:
+    first: dict[tuple[str, str], str] = {}
+    contested = {
+        case.request.fact_key
+        for case in cases
+        if first.setdefault(case.request.fact_key, case.request.target.strip()) != case.request.target.strip()
+    }
+    facts: dict[tuple[str, str], tuple[EditRequest, dict[str, list[str]]]] = {}
+    for case in cases if contested else ():
+        if case.request.fact_key in contested:
+            _, targets = facts.setdefault(case.request.fact_key, (case.request, {}))
             targets.setdefault(case.request.target.strip(), []).append(case.label or case.id)
-        if len(targets) > 1:
-            first: EditRequest = members[0].request
-            about = first.relation or first.prompt
-            found.append(Conflict(first.subject, about, {name: tuple(labels) for name, labels in targets.items()}))
-    return tuple(found)
+    return tuple(
+        Conflict(request.subject, request.relation or request.prompt, {name: tuple(by) for name, by in targets.items()})
+        for request, targets in facts.values()
+    )
 
 
 def repeated_subjects(cases: Iterable[EditCase]) -> dict[str, int]:
@@ -261,6 +272,10 @@ def _options(form: Form, given: Mapping[str, str]) -> dict[str, str]:
         if value not in form.options[name]:
             raise ConfigurationError(f"{name} is one of {', '.join(form.options[name])}, not {value!r}.")
     return {name: given.get(name, values[0]) for name, values in form.options.items()}
+
+
+def _task_from(record: object) -> Probe:
+    return probe_from(record, "a probe")
 
 
 def _counted(skipped: Iterable[Skip]) -> str:

@@ -68,7 +68,7 @@ def write_cases(path: Path_, cases: Iterable[EditCase]) -> None:
     Raises: InvalidEdit: the file cannot be written.
     """
     lines = (json.dumps(case_record(case), ensure_ascii=False) + "\n" for case in cases)
-    write_atomically(path, "".join(lines), error=InvalidEdit)
+    write_atomically(path, lines, error=InvalidEdit)
 
 
 def write_tasks(path: Path_, probes: Iterable[Probe]) -> None:
@@ -77,7 +77,7 @@ def write_tasks(path: Path_, probes: Iterable[Probe]) -> None:
     Raises: InvalidEdit: the file cannot be written.
     """
     lines = (json.dumps(probe_record(probe), ensure_ascii=False) + "\n" for probe in probes)
-    write_atomically(path, "".join(lines), error=InvalidEdit)
+    write_atomically(path, lines, error=InvalidEdit)
 
 
 def case_schema() -> dict[str, Any]:

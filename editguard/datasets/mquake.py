@@ -10,7 +10,7 @@ instance share `origin["instance"]`; `instances` puts them together again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any, Final
 
@@ -70,13 +70,19 @@ def _multi_hop(fields: Fields, hops: list[Fields], asked_for: set[str]) -> list[
 
 def instances(cases: Iterable[EditCase]) -> list[tuple[EditCase, ...]]:
     """Neighbouring cases of one instance together, in order; a case of no instance is one of its own."""
+    return list(each_instance(cases))
+
+
+def each_instance(cases: Iterable[EditCase]) -> Iterator[tuple[EditCase, ...]]:
+    """`instances`, one in memory at a time."""
 
     def key(numbered: tuple[int, EditCase]) -> tuple[Any, ...]:
         number, case = numbered
         name = case.origin.get("instance")
         return ("case", number) if name is None else ("instance", name)
 
-    return [tuple(case for _, case in group) for _, group in groupby(enumerate(cases), key=key)]
+    for _, group in groupby(enumerate(cases), key=key):
+        yield tuple(case for _, case in group)
 
 
 FORM: Final = Form(
