@@ -1,6 +1,7 @@
 """The studies in the documentation are of the models, the cases and the settings that are shipped."""
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,25 @@ def asked() -> tuple[tuple[EditCase, ...], Materials]:
 
 
 def test_every_study_is_known_here() -> None:
-    assert {path.name for path in STUDIES.iterdir()} == set(MODELS)
+    assert {path.name for path in STUDIES.iterdir() if path.is_dir()} == set(MODELS)
+
+
+def test_each_figure_of_the_findings_is_one_of_a_study() -> None:
+    def shown(value: float) -> str:
+        return f"{value:.2f}".removeprefix("0")
+
+    measured = {
+        f"{shown(number['mean'])} [{shown(number['low'])}, {shown(number['high'])}]"
+        for name in MODELS
+        for row in summary(name)["rows"]
+        for number in row["numbers"].values()
+        if number["mean"] is not None
+    }
+    page = (STUDIES / "README.md").read_text(encoding="utf-8")
+    figures = re.findall(r"[\d.]+ \[[\d.]+, [\d.]+\]", page)
+    assert len(figures) > 50
+    assert [figure for figure in figures if figure not in measured] == []
+    assert re.findall(r"^\| (\d+) \|", page, re.MULTILINE) == [str(number) for number in range(1, 27)]
 
 
 @pytest.mark.parametrize("name", MODELS)
