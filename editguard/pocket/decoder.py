@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
-from transformers import GPTNeoXConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GPTNeoXConfig, OPTConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from editguard.pocket.architecture import Shape, configuration, train_with_float32_attention
 from editguard.pocket.packing import Batch, epoch_batches
@@ -20,7 +20,7 @@ from editguard.pocket.world import World
 class DecoderTraining:
     """Predict every next token of rows of documents."""
 
-    def configuration(self, tokenizer: Tokenizer, settings: Settings) -> GPTNeoXConfig:
+    def configuration(self, tokenizer: Tokenizer, settings: Settings) -> GPTNeoXConfig | OPTConfig:
         assert isinstance(settings.shape, Shape)
         return configuration(settings.shape, tokenizer.get_vocab_size(), *special_ids(tokenizer))
 
@@ -66,13 +66,14 @@ def sites_without_mlp(model: PreTrainedModel, sites: Tensor, first_layer: int) -
 
     A fact then has to be looked up before the last token, at its subject, as in larger models.
     """
-    keep = (~sites).unsqueeze(-1)
+    keep = ~sites
 
     def without_sites(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output * keep
+        return output * keep.reshape(*output.shape[:-1], 1)  # OPT puts all rows' tokens behind one another
 
     layers = range(first_layer, model.config.num_hidden_layers)
-    mlps = [model.get_submodule(f"gpt_neox.layers.{layer}.mlp") for layer in layers]
+    name = "model.decoder.layers.{}.fc2" if isinstance(model.config, OPTConfig) else "gpt_neox.layers.{}.mlp"
+    mlps = [model.get_submodule(name.format(layer)) for layer in layers]
     hooks = [mlp.register_forward_hook(without_sites) for mlp in mlps]
     try:
         yield

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol, Self
 
 import torch
 from tokenizers import Tokenizer
-from transformers import GPTNeoXConfig, PreTrainedModel, PreTrainedTokenizerBase, T5Config
+from transformers import GPTNeoXConfig, OPTConfig, PreTrainedModel, PreTrainedTokenizerBase, T5Config
 
 from editguard.pocket.decoder import DecoderTraining
 from editguard.pocket.encoder_decoder import EncoderDecoderTraining
@@ -27,7 +27,7 @@ class TrainingBatch(Protocol):
 class TrainingKind(Protocol):
     """How models of one kind are made, fed and scored; everything else about a run is common to all."""
 
-    def configuration(self, tokenizer: Tokenizer, settings: Settings) -> GPTNeoXConfig | T5Config:
+    def configuration(self, tokenizer: Tokenizer, settings: Settings) -> GPTNeoXConfig | OPTConfig | T5Config:
         """The shape of a new model for this vocabulary."""
 
     def prepare(self, model: PreTrainedModel) -> None:
@@ -48,4 +48,8 @@ class TrainingKind(Protocol):
         """The tokenizer as it is shipped with the model."""
 
 
-KINDS: Final[Mapping[ModelKind, TrainingKind]] = {"decoder": DecoderTraining(), "t5": EncoderDecoderTraining()}
+KINDS: Final[Mapping[ModelKind, TrainingKind]] = {
+    "decoder": DecoderTraining(),
+    "opt": DecoderTraining(),
+    "t5": EncoderDecoderTraining(),
+}

@@ -1,4 +1,4 @@
-"""Train a pocket model: `python -m editguard.pocket.training [--model t5] --out DIR [--steps N]`.
+"""Train a pocket model: `python -m editguard.pocket.training [--model opt|t5] [--size small|large] --out DIR`.
 
 The same command after an interruption continues the run. A finished or a running one can also be brought to an end at
 fewer steps: the same command with a smaller N continues from the last checkpoint that both have in common.
@@ -27,7 +27,7 @@ from editguard.pocket.architecture import new_model
 from editguard.pocket.checkpoints import Position, newest, position_of, restore, restore_model, save
 from editguard.pocket.corpus import wordings
 from editguard.pocket.kinds import KINDS, TrainingBatch
-from editguard.pocket.settings import ModelKind, Settings, settings_of
+from editguard.pocket.settings import SIZES, ModelKind, Settings, settings_of
 from editguard.pocket.tokenizer import special_ids, train_tokenizer
 from editguard.pocket.world import World
 
@@ -99,9 +99,9 @@ def train(run: Path, settings: Settings, *, checkpoint_every: int = 500, until: 
     optimizers = optimizers_for(model, settings)
     schedule = settings.schedule
     found = newest(run, schedule)
-    position = Position(seed=settings.seed, model=settings.model) if found is None else position_of(found)
-    if position.model != settings.model:
-        raise ValueError(f"{run} holds a run of the model {position.model}, not {settings.model}")
+    position = Position(seed=settings.seed, model=settings.name) if found is None else position_of(found)
+    if position.model != settings.name:
+        raise ValueError(f"{run} holds a run of the model {position.model}, not {settings.name}")
     if position.seed != settings.seed:
         raise ValueError(f"{run} holds a run with seed {position.seed}, not {settings.seed}")
     if found is not None:
@@ -161,7 +161,7 @@ def export(
     greedy: Callable[..., GenerationConfig] = GenerationConfig
     model.generation_config = greedy(
         do_sample=False,
-        bos_token_id=end_of_text if kind == "decoder" else None,
+        bos_token_id=end_of_text if kind != "t5" else None,
         decoder_start_token_id=pad if kind == "t5" else None,
         eos_token_id=end_of_text,
         pad_token_id=pad,
@@ -189,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("action", nargs="?", choices=("train", "export"), default="train")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run, or of the exported model")
     parser.add_argument("--model", choices=get_args(ModelKind), default="decoder")
+    parser.add_argument("--size", choices=SIZES, default="standard", help="of a decoder")
     parser.add_argument("--steps", type=int, help="length of the run; that of the shipped model by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint-every", type=int, default=500, metavar="STEPS")
@@ -197,7 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = settings_of(chosen.model, seed=chosen.seed, steps=chosen.steps)
+    if chosen.model == "t5" and chosen.size != "standard":
+        parser.error("the T5 has one size: leave --size out")
+    settings = settings_of(chosen.model, size=chosen.size, seed=chosen.seed, steps=chosen.steps)
     dtype: torch.dtype = getattr(torch, chosen.dtype)
     if chosen.action == "export":
         if chosen.checkpoint is None:

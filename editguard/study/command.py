@@ -7,10 +7,11 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from editguard.errors import ConfigurationError
-from editguard.pocket import MODEL_NAMES
+from editguard.pocket import MODEL_NAME, MODEL_NAMES
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import Plan
 from editguard.study.summary import Row, summarised, write_summary
@@ -91,17 +92,17 @@ def _run(options: argparse.Namespace, folder: StudyFolder) -> None:
 
 
 def _cases(options: argparse.Namespace, needed: int) -> tuple[EditCase, ...]:
-    """The data set: a file's cases, or the embedded model's own.
+    """The data set: a file's cases, or those of the embedded models' world.
 
     Raises: ConfigurationError: the model has no cases of its own. InvalidEdit, MalformedRecord: see `load_cases`.
     """
     if options.limit is not None and options.limit < needed:
         raise ConfigurationError(f"--limit {options.limit} leaves too few cases: the study needs {needed}.")
-    if options.cases is not None:
+    if options.cases is not None and not _of_the_world(options):
         from editguard.datasets.jsonl import load_cases
 
         return load_cases(options.cases)[: options.limit]
-    if options.model not in MODEL_NAMES:
+    if not _of_the_world(options):
         raise ConfigurationError(f"give the edit cases of {options.model} with --cases FILE, one JSON object per line.")
     from editguard.probes.pocket import INVERTIBLE, PEOPLE_RELATIONS, pocket_cases
 
@@ -109,7 +110,7 @@ def _cases(options: argparse.Namespace, needed: int) -> tuple[EditCase, ...]:
 
 
 def _materials(options: argparse.Namespace, cases: Sequence[EditCase]) -> Materials:
-    """What methods prepare from: the embedded model's own texts, demonstrations, tasks and training cases, or files.
+    """What methods prepare from: the embedded models' texts, demonstrations, tasks and training cases, or files.
 
     Raises: ConfigurationError: a file cannot be read, or training cases share a subject with the evaluated ones.
     """
@@ -122,7 +123,7 @@ def _materials(options: argparse.Namespace, cases: Sequence[EditCase]) -> Materi
 
         found["cache_dir"] = user_cache_path("editguard")
     subjects = [case.request.subject for case in cases]
-    if options.model in MODEL_NAMES:
+    if _of_the_world(options):
         from editguard.probes import pocket
 
         found["texts"] = OnDemand(pocket.pocket_texts)
@@ -142,6 +143,11 @@ def _materials(options: argparse.Namespace, cases: Sequence[EditCase]) -> Materi
 
         found["training"] = apart(load_cases(options.training), subjects)
     return Materials(**found)
+
+
+def _of_the_world(options: argparse.Namespace) -> bool:
+    """Whether the cases are those of the embedded models' world: for these models, and for others that know it."""
+    return options.cases == Path(MODEL_NAME) or (options.cases is None and options.model in MODEL_NAMES)
 
 
 def _settings(given: Sequence[str]) -> dict[str, dict[str, str]]:

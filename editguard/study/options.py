@@ -16,7 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", default=MODEL_NAME, help=f"{', '.join(MODEL_NAMES)}, a directory, or a hub name (default: pocket)"
     )
     parser.add_argument("--revision", help="revision of a model from the hub")
-    parser.add_argument("--cases", type=Path, metavar="FILE", help="edit cases, one JSON object per line")
+    parser.add_argument(
+        "--cases",
+        type=Path,
+        metavar="FILE",
+        help="edit cases, one JSON object per line; 'pocket': those of the embedded models, for others of their world",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="draw so many cases, or use the first N of the file")
     parser.add_argument("--methods", type=_names, default=("default",), help="comma list, 'default' or 'all'")
     parser.add_argument("--single", type=int, default=0, metavar="N", help="edit the first N cases each alone")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from editguard.pocket.architecture import EncoderDecoderShape, Shape
+from editguard.pocket.architecture import EncoderDecoderShape, Shape, train_with_float32_attention
 from editguard.pocket.checkpoints import newest, position_of
 from editguard.pocket.corpus import Amounts
 from editguard.pocket.decoder import sites_without_mlp
@@ -19,7 +19,7 @@ from editguard.pocket.kinds import KINDS
 from editguard.pocket.schedule import Schedule
 from editguard.pocket.scores import probe
 from editguard.pocket.sequence_pairs import PairBatch, encode_pairs, group_of, pair_of
-from editguard.pocket.settings import Settings
+from editguard.pocket.settings import SIZES, Settings, settings_of
 from editguard.pocket.training import export_checkpoint, model_for, optimizers_for, tokenizer_of, train
 from editguard.pocket.world import World, WorldSize
 
@@ -46,6 +46,7 @@ TINY = Settings(
 TINY_T5 = replace(
     TINY, shape=EncoderDecoderShape(encoder_layers=2, decoder_layers=1, d_model=16, heads=2, d_head=8, d_ff=32)
 )
+TINY_OPT = replace(TINY, shape=replace(TINY.shape, family="opt"))
 BOTH = pytest.mark.parametrize("settings", [TINY, TINY_T5], ids=("decoder", "t5"))
 
 Weights = dict[str, torch.Tensor]
@@ -102,8 +103,10 @@ def test_another_seed_is_refused(tmp_path: Path) -> None:
 
 def test_a_run_of_the_other_model_is_refused(tmp_path: Path) -> None:
     weights(tmp_path, TINY, until=2)
-    with pytest.raises(ValueError, match="the model decoder, not t5"):
+    with pytest.raises(ValueError, match="the model decoder-3-16-2-32-1280, not t5-"):
         train(tmp_path, TINY_T5)
+    with pytest.raises(ValueError, match="not opt-3-16-2-32-1280"):
+        train(tmp_path, TINY_OPT)
 
 
 def test_checkpoints_hold_safetensors_and_json_only_and_nothing_half_written(tmp_path: Path) -> None:
@@ -113,16 +116,19 @@ def test_checkpoints_hold_safetensors_and_json_only_and_nothing_half_written(tmp
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_an_exported_model_is_half_precision_tied_and_loads_offline(tmp_path: Path) -> None:
-    weights(tmp_path / "run", TINY, until=2)
+@pytest.mark.parametrize(("settings", "family"), [(TINY, "gpt_neox"), (TINY_OPT, "opt")], ids=("decoder", "opt"))
+def test_an_exported_model_is_half_precision_tied_and_loads_offline(
+    tmp_path: Path, settings: Settings, family: str
+) -> None:
+    weights(tmp_path / "run", settings, until=2)
     found = newest(tmp_path / "run")
     assert found is not None
-    export_checkpoint(found, tmp_path / "model", TINY)
+    export_checkpoint(found, tmp_path / "model", settings)
     assert {path.name for path in (tmp_path / "model").iterdir()} == {
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", local_files_only=True)
-    assert model.dtype == torch.float16
+    assert (model.dtype, model.config.model_type) == (torch.float16, family)
     assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert json.loads((tmp_path / "model" / "generation_config.json").read_text())["do_sample"] is False
 
@@ -142,7 +148,7 @@ def test_an_exported_encoder_decoder_is_half_precision_tied_and_loads_offline(tm
 
 
 def test_muon_gets_every_matrix_inside_the_blocks_and_no_table() -> None:
-    for settings in (TINY, TINY_T5):
+    for settings in (TINY, TINY_OPT, TINY_T5):
         model = model_for(tokenizer_of(World(5, settings.world)), settings)
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         by_optimizer = {
@@ -174,14 +180,15 @@ def test_an_encoder_decoder_learns_a_handful_of_facts_by_heart() -> None:
     assert all(answered(model, tokenizer, facts))
 
 
-def test_sites_without_mlp_see_no_later_mlp_and_others_all() -> None:
-    model = model_for(tokenizer_of(World(5, TINY.world)), TINY)
+@pytest.mark.parametrize(
+    ("settings", "last"), [(TINY, "gpt_neox.layers.2.mlp"), (TINY_OPT, "model.decoder.layers.2.fc2")]
+)
+def test_sites_without_mlp_see_no_later_mlp_and_others_all(settings: Settings, last: str) -> None:
+    model = model_for(tokenizer_of(World(5, TINY.world)), settings)
     tokens = torch.arange(6).unsqueeze(0) + 5
     sites = torch.tensor([[False, False, True, False, False, False]])
     seen: list[torch.Tensor] = []
-    handle = model.get_submodule("gpt_neox.layers.2.mlp").register_forward_hook(
-        lambda _module, _inputs, output: seen.append(output)
-    )
+    handle = model.get_submodule(last).register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     with sites_without_mlp(model, sites, 2):
         changed = model(input_ids=tokens).logits
     handle.remove()
@@ -190,3 +197,26 @@ def test_sites_without_mlp_see_no_later_mlp_and_others_all() -> None:
     torch.testing.assert_close(changed[:, 3:], plain[:, 3:])  # the last MLP of a token reaches no later token
     assert not torch.equal(changed[:, 2], plain[:, 2])
     torch.testing.assert_close(model(input_ids=tokens).logits, plain)
+
+
+@pytest.mark.parametrize("settings", [TINY, TINY_OPT], ids=("decoder", "opt"))
+def test_attention_in_training_is_the_models_own(settings: Settings) -> None:
+    model = model_for(tokenizer_of(World(5, TINY.world)), settings)
+    tokens = torch.arange(12).reshape(2, 6) + 5
+    own = model(input_ids=tokens).logits
+    train_with_float32_attention(model)
+    torch.testing.assert_close(model(input_ids=tokens).logits, own)
+
+
+def test_sizes_grow_and_the_shipped_models_keep_their_names() -> None:
+    vocabulary = tokenizer_of(World(5, TINY.world))
+    chosen = [settings_of("decoder", size=size) for size in SIZES]
+    parameters = [sum(each.numel() for each in model_for(vocabulary, each).parameters()) for each in chosen]
+    assert parameters == sorted(set(parameters))
+    assert settings_of("decoder") == Settings()
+    assert len({settings_of("opt", size=size).name for size in SIZES} | {each.name for each in chosen}) == 2 * len(
+        SIZES
+    )
+    assert (settings_of("decoder").name, settings_of("t5").name) == ("decoder", "t5")
+    with pytest.raises(ValueError, match="one size"):
+        settings_of("t5", size="small")

@@ -1,5 +1,6 @@
 """`editguard study`, from the arguments to the files."""
 
+import argparse
 import json
 
 import pytest
@@ -8,7 +9,9 @@ from study.fakes import CASES, Scripted
 
 from editguard.cli import main
 from editguard.datasets.jsonl import write_cases
-from editguard.pocket import MODEL_NAMES
+from editguard.pocket import MODEL_NAMES, weights_path
+from editguard.study.command import _cases, _materials
+from editguard.study.options import add_arguments
 from editguard.study.progress import Estimate, duration
 
 
@@ -87,6 +90,16 @@ def test_a_mistake_is_one_line(command, capsys, arguments, said):
 def test_a_model_without_a_world_needs_a_file_of_cases(tmp_path, capsys):
     assert main(["study", "--out", str(tmp_path), "--model", "other", "--methods", "rome", "--single", "1"]) == 2
     assert "--cases FILE" in capsys.readouterr().err
+
+
+def test_a_model_elsewhere_can_be_asked_about_the_embedded_models_world() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    known = ["--out", "o", "--methods", "rome", "--single", "3"]
+    own = _cases(parser.parse_args(known), 3)
+    elsewhere = parser.parse_args([*known, "--model", str(weights_path("pocket")), "--cases", "pocket"])
+    assert _cases(elsewhere, 3) == own
+    assert len(_materials(elsewhere, own).tasks) == len(_materials(parser.parse_args(known), own).tasks) > 0
 
 
 def test_every_embedded_model_brings_its_own_cases(tmp_path, monkeypatch, capsys):
