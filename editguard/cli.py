@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from editguard import __version__, import_command, rank_command, trace_command, train_command
+from editguard import __version__, import_command, one_hop_command, rank_command, trace_command, train_command
 from editguard.errors import ConfigurationError, EditguardError
 from editguard.study.options import add_arguments as add_study_arguments
 
@@ -66,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_init(Path(options.directory)))
         elif options.command == "import":
             print(import_command.run(options))
+        elif options.command == "one-hop":
+            return one_hop_command.run(options)
         elif options.command == "trace":
             print(trace_command.run(options))
         elif options.command == "train":
@@ -99,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     init = commands.add_parser("init", help="write a first suite and its configuration into a directory")
     init.add_argument("directory")
     import_command.add_parser(commands)
+    one_hop_command.add_parser(commands)
     trace_command.add_parser(commands)
     train_command.add_parser(commands)
     study = commands.add_parser("study", help="compare methods on one model and data set")

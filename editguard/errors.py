@@ -109,6 +109,10 @@ class ConfigurationError(EditguardError, ValueError):
     """An option of the configuration has a value that cannot be used."""
 
 
+class EndpointFailed(EditguardError):
+    """A model behind a URL cannot be reached, refuses, or answers in another form than asked."""
+
+
 class CacheError(EditguardError):
     """The cache directory cannot be read or written."""
 

@@ -90,6 +90,12 @@ def judge_answer(
     return "other" if stopped else "truncated"
 
 
+def mentions(text: str, phrase: str) -> bool:
+    """Whether the phrase stands in the text, at word boundaries and after normalisation of both."""
+    wanted = normalise(phrase)
+    return bool(wanted) and _mentions(normalise(text).split(), wanted)
+
+
 def repeats(words: Sequence[str]) -> bool:
     """Whether the words are one unit said twice or more, or end in a unit said three times or more."""
     count = len(words)

@@ -85,15 +85,20 @@ def only_known(selection: Selection, original: Answering) -> Selection:
     questions = list(dict.fromkeys(pair for asked in selection.asked for pair in asked.probe.knows))
     if not questions:
         return selection
-    answers = decode(original, [prompt for prompt, _ in questions])
-    known = {
-        question
-        for question, answer in zip(questions, answers, strict=True)
-        if judge_answer(answer.text, (question[1],), stopped=answer.stopped) in PASSING
-    }
+    known = {question for question, (_, right) in recalled(questions, original).items() if right}
     lacking = [asked.probe.id for asked in selection.asked if not known.issuperset(asked.probe.knows)]
     kept = tuple(asked for asked in selection.asked if asked.probe.id not in set(lacking))
     return Selection(kept, (*selection.excluded, *lacking), selection.superseded)
+
+
+def recalled(questions: Sequence[tuple[str, str]], original: Answering) -> dict[tuple[str, str], tuple[str, bool]]:
+    """Ask (prompt, answer) pairs, in one batch: what the model says to each, and whether that is the answer."""
+    asked = list(dict.fromkeys(questions))
+    answers = decode(original, [prompt for prompt, _ in asked])
+    return {
+        pair: (said.text, judge_answer(said.text, (pair[1],), stopped=said.stopped) in PASSING)
+        for pair, said in zip(asked, answers, strict=True)
+    }
 
 
 def _edited_elsewhere(found: dict[str, Asked], in_force: Sequence[EditCase]) -> frozenset[str]:
