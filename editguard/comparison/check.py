@@ -14,7 +14,7 @@ from typing import Any, Final, Self
 
 from editguard.edits import content_id
 from editguard.measurements.intervals import Interval, mean_interval
-from editguard.measurements.record import CaseValue, Measurement
+from editguard.measurements.record import CaseValue, Measurement, named
 
 ANSWER_CHARACTERS: Final = 80
 """Longer answers are cut in a baseline file: they are there for its readers, and decide nothing."""
@@ -138,8 +138,8 @@ class CheckRecord:
 
     @property
     def title(self) -> str:
-        """Property and kind."""
-        return self.name if self.kind is None else f"{self.name}/{self.kind}"
+        """Property and kind, with the unit where that is no share of cases."""
+        return named(self.name if self.kind is None else f"{self.name}/{self.kind}", self.unit)
 
     @property
     def mean(self) -> float:

@@ -24,7 +24,7 @@ from editguard.comparison.environment import Environment
 from editguard.comparison.explain import explain_declaration, explain_environment
 from editguard.comparison.statistics import PairedComparison, compare_pairs, flips_needed, holm
 from editguard.measurements.intervals import Interval
-from editguard.measurements.record import CaseValue, Measurement
+from editguard.measurements.record import FRACTION, CaseValue, Measurement, named
 
 Kind = Literal["held", "regressed", "undecided", "missing", "not comparable"]
 
@@ -35,7 +35,7 @@ SHOWN_CASES: Final = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """A case whose value changed."""
+    """A case whose value changed; graded values are shown as such, others by the answers."""
 
     probe: str
     prompt: str
@@ -45,9 +45,15 @@ class Flip:
     accepted_outcome: str
     present_outcome: str
     must_hold: bool = False
+    accepted_value: float | None = None
+    present_value: float | None = None
 
     def __str__(self) -> str:
         mark = "must hold: " if self.must_hold else ""
+        values = (self.accepted_value, self.present_value)
+        if not self.expected or any(value not in (None, 0.0, 1.0) for value in values):
+            before, now = ("no value" if value is None else f"{value:.3g}" for value in values)
+            return f"{mark}{self.prompt!r}: accepted run {before}, now {now}"
         return (
             f"{mark}{self.prompt!r}: wanted {self.expected!r}, accepted run {self.accepted_answer!r} "
             f"({self.accepted_outcome}), now {self.present_answer!r} ({self.present_outcome})"
@@ -61,10 +67,11 @@ class Verdict:
     Attributes:
         kind: the verdict.
         check: the check's content id; `label` the test's name.
-        method, mode, name (the property), probe_kind, edits, cases: what was measured.
+        method, mode, name (the property), probe_kind, edits, cases, unit: what was measured.
         accepted, present: means; None without.
         accepted_interval, present_interval: 95 %.
-        drop: accepted minus present, with `interval` (two-sided 90 %); positive when worse.
+        drop: accepted minus present, or the other way round where lower is better, with `interval` (two-sided 90 %);
+            positive when worse.
         p_value: one-sided, of `test`; None where nothing was compared.
         alpha, checks, minimum_effect: what the verdict was reached with.
         lost, gained: the cases that flipped.
@@ -85,6 +92,7 @@ class Verdict:
     edits: int
     cases: int
     reason: str
+    unit: str = FRACTION
     accepted: float | None = None
     present: float | None = None
     accepted_interval: Interval | None = None
@@ -105,8 +113,8 @@ class Verdict:
 
     @property
     def title(self) -> str:
-        """Property and kind of probe."""
-        return self.name if self.probe_kind is None else f"{self.name}/{self.probe_kind}"
+        """Property and kind of probe, with the unit where that is no share of cases."""
+        return named(self.name if self.probe_kind is None else f"{self.name}/{self.probe_kind}", self.unit)
 
     @property
     def lines(self) -> list[str]:
@@ -226,13 +234,15 @@ def judge(
             reason=f"{len(broken)} of {len(present.values)} cases have no finite score any more",
             lost=lost,
         )
+    before = [accepted.values[case.probe].value or 0.0 for case in paired]
+    now = [case.value or 0.0 for case in paired]
+    sign = -1.0 if present.lower_is_better else 1.0
     compared = compare_pairs(
-        [accepted.values[case.probe].value or 0.0 for case in paired],
-        [case.value or 0.0 for case in paired],
+        *((now, before) if present.lower_is_better else (before, now)),
         [case.cluster for case in paired],
     )
-    lost = tuple(_flip(case, accepted) for case in paired if _change(case, accepted) < 0)
-    gained = tuple(_flip(case, accepted) for case in paired if _change(case, accepted) > 0)
+    lost = tuple(_flip(case, accepted) for case in paired if sign * _change(case, accepted) < 0)
+    gained = tuple(_flip(case, accepted) for case in paired if sign * _change(case, accepted) > 0)
     needed = flips_needed(
         compared.units, alpha=alpha, checks=checks, minimum_effect=minimum_effect, cases=compared.cases
     )
@@ -347,6 +357,7 @@ def _about(present: Measurement, label: str) -> Verdict:
         probe_kind=present.kind,
         edits=present.edits,
         cases=present.n,
+        unit=present.unit,
         reason="",
         present_interval=present.interval if present.n else None,
     )
@@ -361,12 +372,14 @@ def _flip(case: CaseValue, accepted: CheckRecord) -> Flip:
     return Flip(
         probe=case.probe,
         prompt=case.prompt,
-        expected=case.expected[0],
+        expected=case.expected[0] if case.expected else "",
         accepted_answer=before.answer,
         present_answer=case.answer,
         accepted_outcome=before.outcome,
         present_outcome=case.outcome,
         must_hold=case.must_hold,
+        accepted_value=before.value,
+        present_value=case.value,
     )
 
 

@@ -111,7 +111,7 @@ def compare(
     questions = [(pair.asked.probe.prompt, answer) for pair in pairs for answer in (pair.wanted, pair.other)]
     scores = iter(edited.score(questions) if questions else [])
     return Measurement(
-        name=property if of == "preference" else f"{property} margin",
+        name=f"{property} {of}",
         kind=kind,
         protocol=PROTOCOL,
         values=tuple(_value(pair, next(scores), next(scores), of) for pair in pairs),

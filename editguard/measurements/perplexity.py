@@ -80,6 +80,7 @@ def perplexity(
         edit_ids=tuple(request.id for request in requests) if edit_ids is None else tuple(edit_ids),
         superseded_edits=tuple(requests[place].id for place in sorted(superseded(requests))),
         unit=UNIT,
+        lower_is_better=True,
     )
 
 

@@ -8,12 +8,20 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from math import isfinite
 from statistics import fmean
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from editguard.edits import content_id
 from editguard.errors import ConfigurationError, closest
 from editguard.measurements.intervals import Interval, mean_interval
 from editguard.measurements.matching import normalise
+
+FRACTION: Final = "fraction"
+"""The unit of a share of cases."""
+
+
+def named(title: str, unit: str) -> str:
+    """A measurement's title as people read it: with its unit, except where that is a share of cases."""
+    return title if unit == FRACTION else f"{title} ({unit})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +130,7 @@ class Measurement:
             they ask for what another edit has changed.
         superseded_edits: ids of requests of a sequence that a later one replaced; their probes are left out.
         unit: of the values.
+        lower_is_better: whether a rise of the mean is a loss, as for perplexity; comparisons turn the sign then.
     """
 
     name: str
@@ -134,7 +143,8 @@ class Measurement:
     edit_ids: tuple[str, ...] = ()
     excluded_probes: tuple[str, ...] = ()
     superseded_edits: tuple[str, ...] = ()
-    unit: str = "fraction"
+    unit: str = FRACTION
+    lower_is_better: bool = False
 
     def __post_init__(self) -> None:
         for name in ("values", "edit_ids", "excluded_probes", "superseded_edits"):
@@ -255,7 +265,7 @@ class Measurement:
         notes += [f"{self.excluded} excluded"] if self.excluded else []
         notes += [f"{self.superseded} superseded"] if self.superseded else []
         notes += [f"{self.invalid} invalid"] if self.invalid else []
-        return f"{self.title} {self.mean:.3f} [{low:.3f}, {high:.3f}], {', '.join(notes)}"
+        return f"{named(self.title, self.unit)} {self.mean:.3f} [{low:.3f}, {high:.3f}], {', '.join(notes)}"
 
     @property
     def title(self) -> str:

@@ -71,9 +71,7 @@ class History:
         object.__setattr__(self, "outcomes", MappingProxyType({n: self.outcomes[n] for n in sorted(self.outcomes)}))
         for n, found in self.outcomes.items():
             if not 1 <= n <= len(self.requests):
-                raise ConfigurationError(
-                    f"a checkpoint after {n} edits is beyond a sequence of {len(self.requests)}."
-                )
+                raise ConfigurationError(f"a checkpoint after {n} edits is beyond a sequence of {len(self.requests)}.")
             if unknown := sorted(set(found) - {request.id for request in self.requests[:n]}):
                 raise ConfigurationError(f"the outcomes after {n} edits tell of {unknown[0]!r}, which is none of them.")
 

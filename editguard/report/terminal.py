@@ -10,7 +10,7 @@ from editguard.comparison.check import CheckRecord
 from editguard.comparison.verdict import Kind, Verdict
 from editguard.edits import PROPERTIES
 from editguard.measurements.efficiency import EfficiencySummary, PhaseCost, summarise
-from editguard.measurements.record import Measurement
+from editguard.measurements.record import Measurement, named
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 METHODS_ABREAST: Final = 4
@@ -35,10 +35,11 @@ def _part_of_table(measurements: Sequence[Measurement], methods: Sequence[str]) 
     groups: dict[tuple[str, ...], list[tuple[str, dict[str, Measurement]]]] = {}
     for one in measurements:
         rows = groups.setdefault((one.mode, str(one.edits), *one.edit_ids), [])
-        free = (row for title, row in rows if title == one.title and one.method not in row)
+        name = named(one.title, one.unit)
+        free = (row for title, row in rows if title == name and one.method not in row)
         row = next(free, None)
         if row is None:
-            rows.append((one.title, row := {}))
+            rows.append((name, row := {}))
         row[one.method] = one
     table: list[list[str]] = []
     for (mode, edits, *_), rows in groups.items():
@@ -128,10 +129,11 @@ def _in_full(verdicts: Iterable[Verdict], kind: Kind) -> list[str]:
     return [line for verdict in chosen for line in (verdict.label, *(f"  {line}" for line in verdict.lines))]
 
 
-def _property_order(title: str) -> tuple[int, str]:
-    name = title.partition("/")[0]
-    place = list(PROPERTIES).index(name) if name in PROPERTIES else len(PROPERTIES)
-    return (place, title)
+def _property_order(title: str) -> tuple[int, str, str]:
+    """By the survey's order; of one property, what real decoding decides comes first."""
+    word, _, rest = title.partition("/")[0].partition(" ")
+    place = list(PROPERTIES).index(word) if word in PROPERTIES else len(PROPERTIES)
+    return (place, rest, title)
 
 
 def _cases(one: Measurement) -> str:

@@ -180,3 +180,24 @@ def test_several_probes_per_edit_are_not_several_edits() -> None:
     found = judge(accepted(before), now)
     assert (found.kind, found.test, found.p_value) == ("undecided", "sign flip over edits", 0.25)
     assert found.flips_needed == 5
+
+
+def test_where_lower_is_better_a_rise_is_a_loss() -> None:
+    numbers = [0.5 + number / 100 for number in range(12)]
+    low = measured(numbers, name="perplexity", unit="nats per token", lower_is_better=True)
+    high = measured([number + 1 for number in numbers], name="perplexity", unit="nats per token", lower_is_better=True)
+    risen, fallen = judge(accepted(low), high), judge(accepted(high), low)
+    assert (risen.kind, fallen.kind) == ("regressed", "held")
+    assert risen.drop == pytest.approx(1.0)
+    assert fallen.drop == pytest.approx(-1.0)
+    assert (len(risen.lost), len(risen.gained), len(fallen.lost), len(fallen.gained)) == (12, 0, 0, 12)
+    assert "perplexity (nats per token) [rome" in risen.lines[0]
+    assert any("accepted run 0.5, now 1.5" in line for line in risen.lines)
+
+
+def test_a_graded_case_without_an_expected_answer_can_flip() -> None:
+    before, now = measured([1.0]), measured([0.25])
+    bare = replace(now, values=tuple(replace(value, expected=()) for value in now.values))
+    verdict = judge(accepted(before), bare, must_hold=True)
+    assert verdict.kind == "regressed"
+    assert Verdict.from_json(json.loads(json.dumps(verdict.to_json()))) == verdict

@@ -1,5 +1,6 @@
 """What a person reads: the header, a failed assertion, the summary; and what an unrelated run does not."""
 
+import json
 import sys
 
 import pytest
@@ -193,5 +194,65 @@ def test_strict_marks_are_satisfied(pytester: pytest.Pytester, suite: Suite) -> 
             "@pytest.mark.edit_sequence(*",
             "@pytest.mark.must_hold(*",
             "@pytest.mark.known_failure(*",
+        ]
+    )
+
+
+def test_decoding_and_the_comparison_of_given_answers_stay_apart_in_one_run(suite: Suite) -> None:
+    """In the table, in the baseline file, and where a failed check is explained; with the unit where it is no share."""
+    source = """
+    MOVED = EditRequest(prompt="The capital of {} is", subject="Velloria", target="Oskar", previous="Tamrin")
+    pytestmark = pytest.mark.edit(MOVED)
+
+    def test_decoded(edited, baseline):
+        baseline.check(edited.reliability())
+    def test_preferred(edited, baseline):
+        baseline.check(edited.preference("reliability"))
+    def test_margin(edited, baseline):
+        baseline.check(edited.margin("reliability"))
+    def test_texts(edited, baseline):
+        baseline.check(edited.perplexity(["The river is long", "Nobody speaks"]))
+    """
+    suite.file(source)
+    for methods in ("toy", "toy,forgetful"):
+        created = suite.run(f"--editguard-methods={methods}", "--editguard-baseline=create")
+    lines = created.stdout.str().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith("edits "))
+    rows = [line.split("  ") for line in lines[start + 2 : start + 6]]
+    titles = [next(cell.strip() for cell in row[1:] if cell.strip()) for row in rows]
+    assert titles == [
+        "reliability",
+        "reliability margin (probability)",
+        "reliability preference",
+        "perplexity (nats per token)",
+    ]
+    assert all(len([cell for cell in row if cell.strip()]) >= 4 for row in rows), "both methods share each row"
+    [path] = (suite.path / "baselines").rglob("*.json")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    [environment] = content["environments"].values()
+    kept = environment["checks"]
+    assert sorted((check["property"], check["unit"]) for check in kept.values()) == sorted(
+        2
+        * [
+            ("reliability", "fraction"),
+            ("reliability preference", "fraction"),
+            ("reliability margin", "probability"),
+            ("perplexity", "nats per token"),
+        ]
+    )
+    for check in kept.values():
+        for line in check["values"].values():
+            line[0] = -2.0 if check["property"] == "perplexity" else 2.0  # better than what will be found
+    path.write_text(json.dumps(content), encoding="utf-8")
+    suite.file(source.replace("= pytest.mark.edit(MOVED)", "= [pytest.mark.edit(MOVED), pytest.mark.must_hold()]"))
+    failed = suite.run("--editguard-methods=toy")
+    failed.assert_outcomes(failed=4)
+    failed.stdout.fnmatch_lines_random(
+        [
+            "E*reliability [[]toy, single, 1 edit] regressed:*",
+            "E*reliability preference [[]toy, single, 1 edit] regressed:*",
+            "E*reliability margin (probability) [[]toy, single, 1 edit] regressed:*",
+            "E*perplexity (nats per token) [[]toy, single, 1 edit] regressed:*",
+            "E*'The river is long': accepted run -2, now *",
         ]
     )
