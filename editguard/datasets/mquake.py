@@ -10,7 +10,8 @@ instance share `origin["instance"]`; `instances` puts them together again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from editguard.edits import EditCase, Probe, refuse_conflicts
 from editguard.errors import ConflictingEdits, InvalidEdit, UnusableRecord
 from editguard.probes import one_hop, rephrases
 
+QUESTION: Final = "question"
+"""Kind of an edit's own question, in words other than the prompt's."""
 MULTI_HOP: Final = "multi_hop_{}"
 """Kind of a question over so many facts, the edited ones among them, as MQuAKE counts them."""
 
@@ -36,7 +39,7 @@ def translate(fields: Fields) -> Record:
         edit = rewritten(fact)
         wording = fact.optional_text("question")
         asked_for.update((edit.text, wording or edit.text))
-        cases.append(EditCase(request=edit, probes=rephrases(edit, [wording] if wording else [], kind="question")))
+        cases.append(EditCase(request=edit, probes=rephrases(edit, [wording] if wording else [], kind=QUESTION)))
     try:
         refuse_conflicts([case.request for case in cases])
     except ConflictingEdits as mistake:
@@ -66,6 +69,44 @@ def _multi_hop(fields: Fields, hops: list[Fields], asked_for: set[str]) -> list[
         for text in fields.texts("questions", required=True)
         if text.strip()
     ]
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One fact of the chain after the edits: as a question, as a statement's beginning, and its accepted answers."""
+
+    question: str
+    cloze: str
+    answers: tuple[str, ...]
+
+
+def chain(instance: Sequence[EditCase]) -> tuple[Hop, ...]:
+    """The hops of an instance's chain after its edits; none where its first case does not carry the record's.
+
+    Raises: InvalidEdit: what it carries is no list of hops.
+    """
+    return tuple(
+        Hop(hop.text("question"), hop.text("cloze"), _named(hop.text("answer"), hop.texts("answer_alias")))
+        for hop in _kept(instance).objects("new_single_hops")
+    )
+
+
+def old_answers(instance: Sequence[EditCase]) -> tuple[str, ...]:
+    """Accepted answers to the questions over all hops before the edits; none where the record does not tell them.
+
+    Raises: InvalidEdit: what the first case carries is no text, or no list of texts.
+    """
+    record = _kept(instance)
+    return _named(record.optional_text("answer") or "", record.texts("answer_alias"), record.texts("answer_extended"))
+
+
+def _kept(instance: Sequence[EditCase]) -> Fields:
+    return Fields(instance[0].origin.get("fields", {}), "the kept record of an instance", path="origin.fields.")
+
+
+def _named(answer: str, *others: Iterable[str]) -> tuple[str, ...]:
+    names = (answer.strip(), *(name for each in others for name in each))
+    return tuple(dict.fromkeys(name for name in names if name.strip()))
 
 
 def instances(cases: Iterable[EditCase]) -> list[tuple[EditCase, ...]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from editguard.datasets.answers import accepted, question
@@ -55,12 +56,64 @@ def translate(fields: Fields) -> Record:
         if criterion not in fields:
             continue
         for test in fields.objects(criterion):
-            found = list(_probes(test, property, kind))
-            if any(probe is None or not probe.answers for probe in found):
-                fields.keep(criterion)
-            probes += [probe for probe in found if probe is not None]
+            probes += [probe for probe in _probes(test, property, kind) if probe is not None]
+        fields.keep(criterion)  # which queries make up a test, all required answers, conditions with all names
     fields.keep("edit")  # ids of subject and targets
     return Record(cases=(EditCase(request=edit, probes=tuple(probes)),), stratum=edit.relation or "")
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question, and its required answers: each of them by one of its names."""
+
+    prompt: str
+    answers: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class RippleTest:
+    """One test of a record.
+
+    Attributes:
+        kind: of its criterion, as probes have it.
+        queries: what the edited model is asked.
+        needs_all: whether every query has to be answered ("AND"), or one ("OR").
+        conditions: what the unedited model has to answer before the test counts.
+    """
+
+    kind: str
+    queries: tuple[Query, ...]
+    needs_all: bool
+    conditions: tuple[Query, ...]
+
+
+def ripple_tests(case: EditCase) -> tuple[RippleTest, ...]:
+    """The tests of an imported case, as they stand in its origin; none where it carries no record.
+
+    Raises: InvalidEdit: what it carries is no list of tests.
+    """
+    fields = Fields(case.origin.get("fields", {}), "the kept record of a case", path="origin.fields.")
+    return tuple(
+        RippleTest(
+            kind,
+            _queries(test, "test_queries"),
+            (test.optional_text("test_condition") or "OR") == "AND",
+            _queries(test, "condition_queries"),
+        )
+        for criterion, (_, kind) in CRITERIA.items()
+        if criterion in fields
+        for test in fields.objects(criterion)
+    )
+
+
+def is_recent(case: EditCase) -> bool | None:
+    """Whether a case's fact is newer than models, or replaces one that they know; None where its origin is silent."""
+    kind = case.origin.get("fields", {}).get("example_type")
+    return kind in ("recent", "recently_added_fact") if isinstance(kind, str) else None
+
+
+def _queries(test: Fields, name: str) -> tuple[Query, ...]:
+    return tuple(Query(query.text("prompt"), _groups(query)) for query in test.objects(name))
 
 
 def _request(fields: Fields) -> EditRequest:

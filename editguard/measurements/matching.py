@@ -96,6 +96,17 @@ def mentions(text: str, phrase: str) -> bool:
     return bool(wanted) and _mentions(normalise(text).split(), wanted)
 
 
+def names_each(answer: str, required: Sequence[Sequence[str]]) -> bool:
+    """Whether a text names each required answer by one of its names, at word boundaries and after normalisation.
+
+    As lenient as substrings are: "not Paris" names Paris. A requirement without names is never met.
+    """
+    words = normalise(answer).split()
+    return bool(required) and all(
+        any(_mentions(words, name) for name in map(normalise, names) if name) for names in required
+    )
+
+
 def repeats(words: Sequence[str]) -> bool:
     """Whether the words are one unit said twice or more, or end in a unit said three times or more."""
     count = len(words)

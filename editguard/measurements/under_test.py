@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
-from editguard.edits import EditCase, EditRequest, Probe, Property, superseded
+from editguard.edits import SLOT, EditCase, EditRequest, Probe, Property, superseded
 from editguard.measurements.answering import ANSWER_TOKENS, Answering, Remembered, Scored
 from editguard.measurements.decoding import decode
 from editguard.measurements.efficiency import AnsweringCost, answering_cost
+from editguard.measurements.multi_hop import MultiHop, multi_hop
 from editguard.measurements.pair_probability import Compared, compare
 from editguard.measurements.perplexity import Of, perplexity
 from editguard.measurements.record import Lookup, Measurement
+from editguard.measurements.ripples import Ripples, ripples
 from editguard.measurements.scores import measure
 
 SHOWN_TOKENS = 5
@@ -220,6 +222,24 @@ class ModelUnderTest:
             mode=self.mode,
             edit_ids=tuple(request.id for request in self.requests),
         )
+
+    def multi_hop(self, of: MultiHop = "any", *, form: str = SLOT, known: bool = True) -> Measurement:
+        """MQuAKE's measures over the instances in force; see `multi_hop.multi_hop`."""
+        return multi_hop(self._answers, self._original, self.cases, of=of, form=form, known=known, **self._named)
+
+    def ripples(self, of: Ripples = "passed", *, filtered: bool = True) -> Measurement:
+        """The criteria of RippleEdits, a value per edit and criterion; see `ripples.ripples`."""
+        return ripples(self._answers, self._original, self.cases, of=of, filtered=filtered, **self._named)
+
+    @property
+    def _named(self) -> dict[str, Any]:
+        """Names for a record."""
+        return {
+            "method": self.method,
+            "model": self.model,
+            "mode": self.mode,
+            "edit_ids": tuple(request.id for request in self.requests),
+        }
 
     def _compare(self, property: Property, kind: str | None, of: Compared) -> Measurement:
         return compare(
