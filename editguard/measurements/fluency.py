@@ -14,6 +14,7 @@ from math import log2
 from typing import Final, Protocol
 
 from editguard.edits import EditCase, content_id, superseded
+from editguard.measurements.divergence import Read
 from editguard.measurements.record import CaseValue, Measurement
 
 CONTINUATION_TOKENS: Final = 60
@@ -29,6 +30,19 @@ class Continuing(Protocol):
 
     def __call__(self, prompts: Sequence[str], *, tokens: int) -> Sequence[str]:
         """Return what follows each prompt, `tokens` tokens of it."""
+
+
+def continuing(edited: Read, seed: int = 0) -> Continuing:
+    """A model's free continuations, each with a seed of its own; whoever answers a prompt continues it."""
+    from editguard.models.sampling import continued_freely
+
+    def continued(prompts: Sequence[str], *, tokens: int) -> list[str]:
+        made: dict[int, str] = {}
+        for model, places, texts in edited.by_model(prompts):
+            made.update(zip(places, continued_freely(model, texts, tokens=tokens, seed=seed), strict=True))
+        return [made[place] for place in range(len(prompts))]
+
+    return continued
 
 
 def ngram_entropy(text: str) -> float | None:

@@ -26,7 +26,7 @@ def log_perplexity(model: Answering, texts: Sequence[str]) -> list[float | None]
     """Return -log p(text's tokens behind its first word) / their number, in nats, for each text; exp of it is the
     perplexity. None where a probability has no finite logarithm, or a text has one word alone.
     """
-    parts = [_parted(text) for text in texts]
+    parts = [parted(text) for text in texts]
     pairs = [part for part in parts if part is not None]
     scores = iter(model.score(pairs) if pairs else [])
     found: list[float | None] = []
@@ -64,7 +64,7 @@ def perplexity(
 
     Raises: ConfigurationError: no text has more than one word.
     """
-    asked = [text for text in dict.fromkeys(texts) if _parted(text) is not None]
+    asked = [text for text in dict.fromkeys(texts) if parted(text) is not None]
     if not asked:
         raise ConfigurationError("perplexity needs texts of two words or more: the first one is given to the model.")
     before = log_perplexity(original, asked) if of == "rise" else [0.0] * len(asked)
@@ -84,7 +84,7 @@ def perplexity(
     )
 
 
-def _parted(text: str) -> tuple[str, str] | None:
+def parted(text: str) -> tuple[str, str] | None:
     """First word and rest; None for a text without a rest."""
     beginning = _BEGINNING.match(text)
     rest = text[beginning.end() :].strip() if beginning else ""

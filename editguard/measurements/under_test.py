@@ -6,13 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from editguard.edits import SLOT, EditCase, EditRequest, Probe, Property, superseded
+from editguard.errors import ConfigurationError
 from editguard.measurements.answering import ANSWER_TOKENS, Answering, Remembered, Scored
 from editguard.measurements.decoding import decode
+from editguard.measurements.divergence import Over, Read, divergence
+from editguard.measurements.drawdown import drawdown
 from editguard.measurements.efficiency import AnsweringCost, answering_cost
+from editguard.measurements.fluency import continuing
 from editguard.measurements.multi_hop import MultiHop, multi_hop
 from editguard.measurements.pair_probability import Compared, compare
 from editguard.measurements.perplexity import Of, perplexity
 from editguard.measurements.record import Lookup, Measurement
+from editguard.measurements.reference import consistency, essence_drift
 from editguard.measurements.ripples import Ripples, ripples
 from editguard.measurements.scores import measure
 
@@ -223,6 +228,32 @@ class ModelUnderTest:
             edit_ids=tuple(request.id for request in self.requests),
         )
 
+    def divergence(self, texts: Sequence[str], over: Over = "texts") -> Measurement:
+        """KL divergence, in nats, of next-token distributions from the unedited model's; see `divergence`."""
+        return divergence(_read(self._edited), _read(self._rest), self.cases, texts, over=over, **self._named)
+
+    def essence_drift(self, texts: Mapping[str, Sequence[str]]) -> Measurement:
+        """Rise of the log-perplexity of texts about the edits' subjects; see `reference.essence_drift`."""
+        return essence_drift(self._answers, self._original, self.cases, texts, **self._named)
+
+    def consistency(self, references: Mapping[str, Sequence[str]], *, seed: int = 0) -> Measurement:
+        """Reference score of free continuations, with texts per target; see `reference.consistency`."""
+        return consistency(continuing(_read(self._edited), seed), self.cases, references, **self._named)
+
+    def drawdown(self, probes: Sequence[Probe] | None = None, kind: str | None = None) -> Measurement:
+        """By how much accuracy on other tasks has fallen, item by item; arguments as for `other_tasks`."""
+        after = self.other_tasks(probes, kind)
+        before = measure(
+            "other_tasks",
+            self._original,
+            self._original,
+            self.cases,
+            kind=kind,
+            tasks=self._tasks if probes is None else probes,
+            limit=self._limit,
+        )
+        return drawdown(before, after)
+
     def multi_hop(self, of: MultiHop = "any", *, form: str = SLOT, known: bool = True) -> Measurement:
         """MQuAKE's measures over the instances in force; see `multi_hop.multi_hop`."""
         return multi_hop(self._answers, self._original, self.cases, of=of, form=form, known=known, **self._named)
@@ -334,6 +365,17 @@ class ModelUnderTest:
     def __repr__(self) -> str:
         count = "1 edit" if self.edits == 1 else f"{self.edits} edits"
         return f"ModelUnderTest({self.method!r} on {self.model!r}, {count}, {self.mode})"
+
+
+def _read(model: Any) -> Read:
+    """The model, which tells who reads a prompt.
+
+    Raises: ConfigurationError: it does not.
+    """
+    if not hasattr(model, "by_model"):
+        raise ConfigurationError(f"{type(model).__name__} does not give its tokens away: use an EditedModel.")
+    read: Read = model
+    return read
 
 
 def _told(lookup: Lookup, statements: Mapping[str, str]) -> str:

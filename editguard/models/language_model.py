@@ -345,7 +345,7 @@ class LanguageModel:
             self._check_length(prompt, row.stream)
 
         def run(batch: list[int]) -> list[Score]:
-            logits = self._logits_at([forced[index] for index in batch])
+            logits = self.logits_at([forced[index] for index in batch])
             return [_score(rows, encoded[index][1]) for rows, index in zip(logits, batch, strict=True)]
 
         lengths = [len(before) + len(after) for before, after in encoded]
@@ -364,7 +364,7 @@ class LanguageModel:
 
         def run(batch: list[int]) -> list[list[tuple[str, float]]]:
             tops: list[list[tuple[str, float]]] = []
-            for logits in self._logits_at([self.forced_row(rows[index], ()) for index in batch]):
+            for logits in self.logits_at([self.forced_row(rows[index], ()) for index in batch]):
                 likely = logits[0].float().softmax(-1).topk(min(k, logits.shape[-1]))
                 pairs = zip(likely.indices.tolist(), likely.values.tolist(), strict=True)
                 tops.append([(self._token_text(token), probability) for token, probability in pairs])
@@ -441,7 +441,7 @@ class LanguageModel:
         assert isinstance(text, str)
         return text
 
-    def _logits_at(self, rows: Sequence[ForcedRow]) -> list[Tensor]:
+    def logits_at(self, rows: Sequence[ForcedRow]) -> list[Tensor]:
         """Logits (answer tokens, vocabulary) for each row; the head runs where answer tokens are predicted alone."""
         past, cached = self._shared([row.stream[: row.first + 1] for row in rows])
         ids, mask = right_padded([row.stream[cached:] for row in rows])

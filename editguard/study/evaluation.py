@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from editguard.edits import PROPERTIES, EditCase, Probe, Property
 from editguard.measurements import Answering, Measurement, measure
-from editguard.measurements.fluency import fluency
+from editguard.measurements.fluency import continuing, fluency
 from editguard.probes import probes_of
 
 if TYPE_CHECKING:
@@ -43,18 +43,10 @@ def measurements(
         by: who answers in the name of `edited`; itself by default.
         properties: which of them.
     """
-    from editguard.models.sampling import continued_freely
-
-    def continued(prompts: Sequence[str], *, tokens: int) -> list[str]:
-        made: dict[int, str] = {}
-        for model, places, texts in edited.by_model(prompts):
-            made.update(zip(places, continued_freely(model, texts, tokens=tokens, seed=seed), strict=True))
-        return [made[place] for place in range(len(prompts))]
-
     found = []
     for name in properties:
         if name == "fluency":
-            found.append(fluency(continued, cases))
+            found.append(fluency(continuing(edited, seed), cases))
         elif any(probes_of(case, name) for case in cases) or (name == "other_tasks" and tasks):
             found.append(measure(name, by or edited, original, cases, tasks=tasks))
     return found
