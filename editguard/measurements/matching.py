@@ -92,8 +92,7 @@ def judge_answer(
 
 def mentions(text: str, phrase: str) -> bool:
     """Whether the phrase stands in the text, at word boundaries and after normalisation of both."""
-    wanted = normalise(phrase)
-    return bool(wanted) and _mentions(normalise(text).split(), wanted)
+    return names_each(text, ((phrase,),))
 
 
 def names_each(answer: str, required: Sequence[Sequence[str]]) -> bool:
