@@ -12,9 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median, quantiles
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 Phase = Literal["prepare", "edit", "evaluate"]
+PASSES: Final = 3
+"""Of each state that are timed, after one that is not."""
 
 
 @dataclass(kw_only=True)
@@ -96,6 +98,11 @@ class AnsweringCost:
     unedited_seconds: float
 
     @property
+    def spent(self) -> float:
+        """About how many seconds the timing itself took, with the passes that are not counted."""
+        return (1 + PASSES) * self.prompts * (self.edited_seconds + self.unedited_seconds)
+
+    @property
     def ratio(self) -> float:
         """How many times as long the edited model takes."""
         return self.edited_seconds / self.unedited_seconds
@@ -110,7 +117,9 @@ class AnsweringCost:
         return cls(**record)
 
 
-def answering_cost(edited: Passing, unedited: Passing, prompts: Sequence[str], *, passes: int = 3) -> AnsweringCost:
+def answering_cost(
+    edited: Passing, unedited: Passing, prompts: Sequence[str], *, passes: int = PASSES
+) -> AnsweringCost:
     """Time passes of two states of one model over the same prompts; the first pass of each is not counted.
 
     Afterwards the edited state is in force.

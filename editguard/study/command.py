@@ -18,7 +18,8 @@ from editguard.study.summary import Row, summarised, write_summary
 from editguard.study.table import markdown, terminal
 
 if TYPE_CHECKING:
-    from editguard.edits import EditCase
+    from editguard.edits import EditCase, Probe
+    from editguard.study.forecast import Forecast
     from editguard.study.running import Materials
 
 INTERRUPTED: Final = 130
@@ -43,6 +44,9 @@ def execute(
     Raises: EditguardError: a mistake of the user's.
     """
     folder = StudyFolder(options.out)
+    if options.plan:
+        print(_forecast(options, folder, *_planned(options)).text())
+        return 0
     if not options.table:
         typed = shlex.join(command or ["editguard", *sys.argv[1:]])
         try:
@@ -59,6 +63,31 @@ def execute(
 
 
 def _run(options: argparse.Namespace, folder: StudyFolder) -> None:
+    plan, cases = _planned(options)
+    told = _Printer()
+    told(_forecast(options, folder, plan, cases).short(), now=True)
+
+    from editguard.models.loading import load_model
+    from editguard.study.running import run
+
+    told(f"loading {options.model}", now=True)
+    model = load_model(
+        options.model,
+        revision=options.revision,
+        device=options.device,
+        dtype=options.dtype,
+        batch_size=options.batch_size,
+        offline=options.offline,
+    )
+    run(plan, model, cases, folder, materials=_materials(options, cases), told=told)
+
+
+def _planned(options: argparse.Namespace) -> tuple[Plan, tuple[EditCase, ...]]:
+    """What the options ask for, and the data set.
+
+    Raises: ConfigurationError: nothing to do, too few cases, or a setting of another form. UnknownMethod: no such
+        method. InvalidEdit, MalformedRecord: see `load_cases`.
+    """
     from editguard.methods.registry import default_methods, methods
 
     chosen: list[str] = []
@@ -74,21 +103,36 @@ def _run(options: argparse.Namespace, folder: StudyFolder) -> None:
         second_moment_tokens=options.tokens,
     )
     cases = _cases(options, plan.most)
+    plan.refuse_too_few(cases)
+    return plan, cases
 
-    from editguard.models.loading import load_model
-    from editguard.study.running import run
 
-    told = _Printer()
-    told(f"loading {options.model}", now=True)
-    model = load_model(
-        options.model,
-        revision=options.revision,
-        device=options.device,
-        dtype=options.dtype,
-        batch_size=options.batch_size,
-        offline=options.offline,
-    )
-    run(plan, model, cases, folder, materials=_materials(options, cases), told=told)
+def _forecast(options: argparse.Namespace, folder: StudyFolder, plan: Plan, cases: Sequence[EditCase]) -> Forecast:
+    """What the plan comes to, by the costs of this folder and of the one that the options name.
+
+    Raises: ConfigurationError: the folder holds a study of other cases, or the named one holds no costs.
+    """
+    from editguard.study.forecast import forecast
+    from editguard.study.running import digest_of_cases
+
+    measured = [folder]
+    if options.costs is not None:
+        measured.append(StudyFolder(options.costs))
+        if not measured[-1].costs():
+            raise ConfigurationError(
+                f"{options.costs} holds no costs.jsonl: --costs names the folder of a study that has run."
+            )
+    folder.refuse_other_data(len(cases), digest_of_cases(cases))
+    return forecast(plan, cases, folder, tasks=_tasks(options), measured=measured)
+
+
+def _tasks(options: argparse.Namespace) -> Sequence[Probe]:
+    """Items of other tasks, which the embedded models' world has."""
+    if not _of_the_world(options):
+        return ()
+    from editguard.probes.pocket import pocket_tasks
+
+    return pocket_tasks()
 
 
 def _cases(options: argparse.Namespace, needed: int) -> tuple[EditCase, ...]:
@@ -117,7 +161,11 @@ def _materials(options: argparse.Namespace, cases: Sequence[EditCase]) -> Materi
     from editguard.methods.materials import Lines, OnDemand, apart, read_demonstrations
     from editguard.study.running import Materials
 
-    found: dict[str, Any] = {"cache_dir": options.cache_dir, "keeps_prompts": options.keep_prompts}
+    found: dict[str, Any] = {
+        "cache_dir": options.cache_dir,
+        "keeps_prompts": options.keep_prompts,
+        "tasks": _tasks(options),
+    }
     if options.cache_dir is None:
         from platformdirs import user_cache_path
 
@@ -128,7 +176,6 @@ def _materials(options: argparse.Namespace, cases: Sequence[EditCase]) -> Materi
 
         found["texts"] = OnDemand(pocket.pocket_texts)
         found["demonstrations"] = pocket.pocket_demonstrations(exclude=set(subjects))
-        found["tasks"] = pocket.pocket_tasks()
         found["training"] = OnDemand(
             lambda: apart(pocket.pocket_training_cases(), subjects, otherwise=pocket.KEEP_APART)
         )

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from editguard.edits import PROPERTIES, EditCase, Probe, Property
+from editguard.edits import PROPERTIES, EditCase, Probe, Property, superseded
 from editguard.measurements import Answering, Measurement, measure
 from editguard.measurements.fluency import continuing, fluency
+from editguard.measurements.selection import select
 from editguard.probes import probes_of
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ Measured = Property | Literal["fluency"]
 MEASURED: Final[tuple[Measured, ...]] = (*PROPERTIES, "fluency")
 COMPARED: Final[tuple[Measured, ...]] = ("portability", "locality", "other_tasks")
 """What asks the unedited model too: for its own answers, or for what it must know."""
+SINGLE_TASKS: Final = 8
+"""About so many items of other tasks are asked after each single edit; over the edits all of them are."""
 TIMED_CASES: Final = 8
 """Of so many cases the prompts are timed."""
 
@@ -47,9 +50,28 @@ def measurements(
     for name in properties:
         if name == "fluency":
             found.append(fluency(continuing(edited, seed), cases))
-        elif any(probes_of(case, name) for case in cases) or (name == "other_tasks" and tasks):
+        elif _has(name, cases, tasks):
             found.append(measure(name, by or edited, original, cases, tasks=tasks))
     return found
+
+
+def questions(cases: Sequence[EditCase], tasks: Sequence[Probe] = ()) -> int:
+    """How many values `measurements` finds, at most: it leaves out what follows from premises that the unedited model
+    does not know, which only the model can tell."""
+    standing = len(cases) - len(superseded([case.request for case in cases]))
+    asked = [len(select(name, cases, tasks=tasks).asked) for name in PROPERTIES if _has(name, cases, tasks)]
+    return standing + sum(asked)  # a continuation of each prompt, for the fluency
+
+
+def _has(name: Property, cases: Sequence[EditCase], tasks: Sequence[Probe]) -> bool:
+    return any(probes_of(case, name) for case in cases) or (name == "other_tasks" and bool(tasks))
+
+
+def tasks_in_turn(tasks: Sequence[Probe], position: int) -> Sequence[Probe]:
+    """The items of other tasks that are asked after the single edit at a position: about `SINGLE_TASKS`, so that all
+    edits together have asked all items."""
+    stride = max(1, len(tasks) // SINGLE_TASKS)
+    return tasks[position % stride :: stride]
 
 
 def timed_prompts(cases: Sequence[EditCase]) -> list[str]:

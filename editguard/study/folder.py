@@ -89,6 +89,16 @@ class StudyFolder:
         text = json.dumps(wanted, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         write_atomically(self.path / "study.json", text, error=ConfigurationError)
 
+    def refuse_other_data(self, cases: int, digest: str) -> None:
+        """See that a study in the folder, if there is one, is of these cases.
+
+        Raises: ConfigurationError: it is of others, or of another version.
+        """
+        if (self.path / "study.json").exists():
+            found = self.header()["data"]
+            self._refuse_difference("data.cases", found["cases"], cases)
+            self._refuse_difference("data.cases_digest", found["cases_digest"], digest)
+
     def _refuse_difference(self, where: str, found: Any, wanted: Any) -> None:
         difference = _first_difference(where, found, wanted)
         if difference is not None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from editguard.errors import ConfigurationError, UnknownMethod
 from editguard.methods.registry import methods
+
+if TYPE_CHECKING:
+    from editguard.edits import EditCase
 
 Mode = Literal["single", "batch", "sequence"]
 MODES: Final[tuple[Mode, ...]] = get_args(Mode)
@@ -91,6 +94,14 @@ class Plan:
         """How many cases the plan needs."""
         return max((self.single, *self.batches, *self.sequences))
 
+    def refuse_too_few(self, cases: Sequence[EditCase]) -> None:
+        """See that there are cases enough.
+
+        Raises: ConfigurationError: there are not.
+        """
+        if len(cases) < self.most:
+            raise ConfigurationError(f"the study needs {self.most} cases, but there are {len(cases)}.")
+
     def cells(self, method: str) -> list[Cell]:
         """The cells of a method, in the order of the work."""
         sizes: dict[Mode, Sequence[int]] = {
@@ -99,3 +110,9 @@ class Plan:
             "sequence": self.sequences,
         }
         return [Cell(method, mode, size) for mode, chosen in sizes.items() for size in chosen]
+
+    def parts(self, cell: Cell, cases: Sequence[EditCase]) -> list[str]:
+        """The names of a cell's parts: one for each single edit of a method, otherwise one for all edits together."""
+        if cell.mode == "single" and cell.method != UNEDITED:
+            return [f"{position:05d}-{case.id}" for position, case in enumerate(cases[: self.single])]
+        return [str(cell.size)]

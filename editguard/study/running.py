@@ -13,16 +13,16 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from editguard.comparison import present_environment
 from editguard.edited import EditedModel, merged
 from editguard.edits import EditCase, Probe, content_id
-from editguard.errors import AmbiguousTokens, ConfigurationError, InvalidEdit, MethodRefused, PromptTooLong
+from editguard.errors import AmbiguousTokens, InvalidEdit, MethodRefused, PromptTooLong
 from editguard.measurements import PhaseCost, Remembered, answering_cost, phase
 from editguard.methods.protocol import DemonstrationRecord, EditMethod, Preparation
 from editguard.methods.registry import create, methods
-from editguard.study.evaluation import COMPARED, left_out, measurements, records, timed_prompts
+from editguard.study.evaluation import COMPARED, left_out, measurements, records, tasks_in_turn, timed_prompts
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import UNEDITED, Cell, Plan
 from editguard.study.progress import Estimate
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
 REFUSALS = (MethodRefused, InvalidEdit, AmbiguousTokens, PromptTooLong)
 """What a method, or the model, may say to an edit without anything being wrong with the study."""
-
-
-SINGLE_TASKS: Final = 8
-"""About so many items of other tasks are asked after each single edit; over the edits all of them are."""
 
 
 def _silent(line: str) -> None:
@@ -100,8 +96,7 @@ def run(
         ModelChanged: a method has left something behind on the model.
     """
     materials = materials or Materials()
-    if len(cases) < plan.most:
-        raise ConfigurationError(f"the study needs {plan.most} cases, but there are {len(cases)}.")
+    plan.refuse_too_few(cases)
     folder = folder if isinstance(folder, StudyFolder) else StudyFolder(folder)
     created = {name: create(name, plan.settings.get(name, {}), model) for name in plan.methods}
     with folder.locked():
@@ -137,7 +132,7 @@ def header(
         },
         "data": {
             "cases": len(cases),
-            "cases_digest": content_id([_plain(case) for case in cases]),
+            "cases_digest": digest_of_cases(cases),
             "tasks_digest": content_id([probe.id for probe in materials.tasks]),
             "texts_digest": _digest(materials.texts),
             "demonstrations_digest": content_id([dataclasses.asdict(record) for record in materials.demonstrations]),
@@ -179,11 +174,7 @@ class _Work:
     def _missing(self, cell: Cell) -> list[str]:
         """The parts of a cell that the folder does not hold."""
         complete = self.folder.parts(cell)
-        if cell.mode == "single" and cell.method != UNEDITED:
-            wanted = [_single_name(position, self.cases[position]) for position in range(self.plan.single)]
-        else:
-            wanted = [str(cell.size)]
-        return [name for name in wanted if name not in complete]
+        return [name for name in self.plan.parts(cell, self.cases) if name not in complete]
 
     def _amount(self, cell: Cell, part: str) -> int:
         """A measure of the work of a part: cases to edit and to ask about."""
@@ -259,9 +250,7 @@ class _Work:
         for name in parts:
             chosen = self._wanted(cell, name)
             edited, costs = self._applied(cell.method, method, self.rest, chosen)
-            position = int(name.partition("-")[0])
-            stride = max(1, len(self.materials.tasks) // SINGLE_TASKS)
-            tasks = self.materials.tasks[position % stride :: stride]
+            tasks = tasks_in_turn(self.materials.tasks, int(name.partition("-")[0]))
             if isinstance(edited, Failure):
                 self._write([cell], name, None, (), wanted=chosen, failures=edited.of(chosen), tasks=(), costs=costs)
             else:
@@ -402,14 +391,15 @@ def _conditioning(record: Any) -> list[Any]:
     return [found for value in record for found in _conditioning(value)] if isinstance(record, list | tuple) else []
 
 
-def _single_name(position: int, case: EditCase) -> str:
-    return f"{position:05d}-{case.id}"
-
-
 def _noted(failures: Sequence[Mapping[str, str]]) -> str:
     if not failures:
         return ""
     return f" ({len(failures)} {failures[0]['reason']}: {failures[0]['message']})"
+
+
+def digest_of_cases(cases: Iterable[EditCase]) -> str:
+    """The same for cases with the same requests and probes, wherever they were imported from."""
+    return content_id([_plain(case) for case in cases])
 
 
 def _plain(case: EditCase) -> dict[str, Any]:
@@ -429,7 +419,7 @@ def _learnt_from(name: str, materials: Materials) -> dict[str, str]:
     """What a method that trains an editor is trained on."""
     if not methods()[name].trains:
         return {}
-    return {"training_digest": content_id([_plain(case) for case in materials.training])}
+    return {"training_digest": digest_of_cases(materials.training)}
 
 
 def _settings(method: EditMethod, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ import pytest
 import zoo
 from study import fakes
 
+from editguard.cli import main
+from editguard.datasets.jsonl import write_cases
 from editguard.methods import registry
 from editguard.study.plan import Plan
 from editguard.study.running import Materials, run
@@ -43,3 +45,17 @@ def study(tmp_path):
         )
 
     return started
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Run the command on a tiny model and a file of the fake cases."""
+    monkeypatch.setattr("editguard.models.loading.load_model", lambda *_, **__: zoo.tiny("gpt2"))
+    write_cases(tmp_path / "cases.jsonl", fakes.CASES)
+
+    def given(*arguments):
+        basis = ["study", "--out", str(tmp_path / "out")]
+        model = ["--model", "tiny", "--cases", str(tmp_path / "cases.jsonl"), "--cache-dir", str(tmp_path / "cache")]
+        return main([*basis, *([] if "--table" in arguments else model), *arguments])
+
+    return given

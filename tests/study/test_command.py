@@ -8,25 +8,10 @@ import zoo
 from study.fakes import CASES, Scripted
 
 from editguard.cli import main
-from editguard.datasets.jsonl import write_cases
 from editguard.pocket import MODEL_NAMES, weights_path
 from editguard.study.command import _cases, _materials
 from editguard.study.options import add_arguments
 from editguard.study.progress import Estimate, duration
-
-
-@pytest.fixture
-def command(tmp_path, monkeypatch):
-    """Run the command on a tiny model and a file of the fake cases."""
-    monkeypatch.setattr("editguard.models.loading.load_model", lambda *_, **__: zoo.tiny("gpt2"))
-    write_cases(tmp_path / "cases.jsonl", CASES)
-
-    def given(*arguments):
-        basis = ["study", "--out", str(tmp_path / "out")]
-        model = ["--model", "tiny", "--cases", str(tmp_path / "cases.jsonl"), "--cache-dir", str(tmp_path / "cache")]
-        return main([*basis, *([] if "--table" in arguments else model), *arguments])
-
-    return given
 
 
 def test_a_study_prints_and_writes_its_table_and_makes_it_again_without_a_model(command, tmp_path, capsys, monkeypatch):
