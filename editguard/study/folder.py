@@ -3,6 +3,7 @@
     study.json              environment, settings and cases; another study in the same folder is refused
     records/CELL.jsonl      one line per value, then one line that completes the part (one state of the model)
     costs.jsonl             seconds and memory, which differ from run to run
+    states/                 sequences under way; gone when they are complete
     summary.json, table.md  made from the records, at any time
 
 A part counts when its last line is there. What a killed process left behind the last complete part is cut off by the
@@ -158,6 +159,10 @@ class StudyFolder:
 
     def _file(self, cell: Cell) -> Path:
         return self.path / "records" / f"{cell.name}.jsonl"
+
+    def chain_file(self, name: str) -> Path:
+        """Where the state of a sequence under way is, of a method."""
+        return self.path / "states" / f"{name}.json"
 
     # ---- costs
 

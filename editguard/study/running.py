@@ -1,7 +1,8 @@
 """Carrying out a plan, part by part; what is complete in the folder is never done again.
 
-A sequence is one chain that grows edit by edit. A process that goes on with a killed one applies its edits again, which
-gives the same model because methods are deterministic, and asks questions at the checkpoints that are missing alone.
+A sequence is one chain that grows edit by edit, and is saved every so often. A process that goes on with a killed one
+starts from what was saved, or else applies the edits again, which gives the same model because methods are
+deterministic; it asks questions at the checkpoints that are missing alone.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from editguard.comparison import present_environment
 from editguard.edited import EditedModel, merged
+from editguard.edited.chain_file import remove_chain
 from editguard.edits import EditCase, Probe, content_id
 from editguard.errors import AmbiguousTokens, InvalidEdit, MethodRefused, PromptTooLong
 from editguard.measurements import PhaseCost, Remembered, answering_cost, phase
 from editguard.methods.protocol import DemonstrationRecord, EditMethod, Preparation
 from editguard.methods.registry import create, methods
+from editguard.study.chain import SAVED_EVERY, Chain, saved_chain
 from editguard.study.evaluation import COMPARED, left_out, measurements, records, tasks_in_turn, timed_prompts
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import UNEDITED, Cell, Plan
@@ -269,30 +272,47 @@ class _Work:
 
     def _sequence(self, name: str, checkpoints: Mapping[int, Sequence[Cell]], method: EditMethod) -> None:
         """One chain for all sizes; a method that edits one request at a time has its batches on it too."""
-        last = max(checkpoints)
+        last, first = max(checkpoints), min(checkpoints)
         self._ask_original(self.cases[:last])
-        chain, standing = self.rest, list[EditCase]()
-        failures: list[dict[str, str]] = []
-        costs: list[PhaseCost] = []
-        for number, case in enumerate(self.cases[:last], start=1):
-            chain.activate()
-            edited, spent = self._applied(name, method, chain, [case])
-            costs += spent
-            if isinstance(edited, Failure):
-                failures += edited.of([case])
-            else:
-                chain = merged(edited, since=0)
-                standing.append(case)
+        path = self.folder.chain_file(name)
+        chain = saved_chain(path, self.model, first=first) or Chain(self.rest)
+        if chain.done:
+            self.told(f"{name}, sequence: going on after {chain.done} edits")
+        writable = True
+        for number in range(max(1, chain.done), last + 1):
+            if number > chain.done:
+                self._grow(name, chain, method)
+                if writable and (number % SAVED_EVERY == 0 or number in checkpoints):
+                    writable = chain.save(path, at_checkpoint=number in checkpoints)
             if number in checkpoints:
-                cells, tasks = checkpoints[number], self.materials.tasks
-                wanted = self.cases[:number]
-                force = chain if standing else None
+                standing = [self.cases[position] for position in chain.standing]
                 self._write(
-                    cells, str(number), force, standing, wanted=wanted, failures=failures, tasks=tasks, costs=costs
+                    checkpoints[number],
+                    str(number),
+                    chain.edited if standing else None,
+                    standing,
+                    wanted=self.cases[:number],
+                    failures=chain.failures,
+                    tasks=self.materials.tasks,
+                    costs=chain.costs,
                 )
-                costs = []
+                chain.costs = []
             elif number % 10 == 0:
                 self.told(f"{name}, sequence: {number} of {last} edits applied")
+        remove_chain(path)
+
+    def _grow(self, name: str, chain: Chain, method: EditMethod) -> None:
+        """Put the next case on the chain."""
+        case = self.cases[chain.done]
+        chain.edited.activate()
+        edited, spent = self._applied(name, method, chain.edited, [case])
+        chain.costs += spent
+        if isinstance(edited, Failure):
+            chain.failures += edited.of([case])
+        else:
+            chain.edited = merged(edited, since=0)
+            chain.standing.append(chain.done)
+        chain.done += 1
 
     # ---- one part
 

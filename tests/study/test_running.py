@@ -226,6 +226,103 @@ def test_a_study_that_was_stopped_ends_as_one_that_was_not(study, after, tmp_pat
     model.weights.verify()
 
 
+def stopped_at(applications):
+    def stop(request):
+        if len(Scripted.applied) == applications:
+            raise KeyboardInterrupt
+
+    Scripted.before = staticmethod(stop)
+
+
+@pytest.mark.parametrize(
+    ("at", "harmed", "applied_again"),
+    [(2, None, 6), (4, None, 3), (6, None, 2), (6, "numbers", 6), (6, "state", 6)],
+)
+def test_a_sequence_goes_on_from_the_last_edit_that_was_saved(study, monkeypatch, tmp_path, at, harmed, applied_again):
+    monkeypatch.setattr("editguard.study.running.SAVED_EVERY", 2)
+    refusing(CASES[1].request.subject, error=MethodRefused("not this one"))
+    refuse = Scripted.before
+    plan = {"methods": ("one-by-one",), "batches": (3,), "sequences": (3, 6)}
+    whole = study(out="whole", **plan)
+    assert not (whole.path / "states").exists()
+    Scripted.applied.clear()
+
+    def stop(request):
+        if len(Scripted.applied) == at:
+            raise KeyboardInterrupt
+        refuse(request)
+
+    Scripted.before = staticmethod(stop)
+    with pytest.raises(KeyboardInterrupt):
+        study(out="cut", **plan)
+    for file in (tmp_path / "cut" / "states").glob({"numbers": "*.safetensors", "state": "*.json"}.get(harmed, "none")):
+        file.write_bytes(file.read_bytes()[:-3])
+    Scripted.applied.clear()
+    Scripted.before = refuse
+    model = zoo.tiny("gpt2")
+    folder = study(out="cut", model=model, **plan)
+    assert everything(folder) == everything(whole)
+    assert len(Scripted.applied) == applied_again
+    assert not (folder.path / "states").exists()
+    model.weights.verify()
+
+
+def test_a_sequence_that_was_stopped_while_it_was_asked_goes_on_with_the_questions(study, monkeypatch):
+    whole = everything(study(out="whole", sequences=(2, 5)))
+    asked = StudyFolder.add
+
+    def stop(folder, cell, *arguments):
+        if cell == Cell("scripted", "sequence", 5):
+            raise KeyboardInterrupt
+        return asked(folder, cell, *arguments)
+
+    monkeypatch.setattr(StudyFolder, "add", stop)
+    with pytest.raises(KeyboardInterrupt):
+        study(out="cut", sequences=(2, 5))
+    monkeypatch.setattr(StudyFolder, "add", asked)
+    Scripted.applied.clear()
+    assert everything(study(out="cut", sequences=(2, 5))) == whole
+    assert Scripted.applied == []
+
+
+def test_a_state_beyond_a_checkpoint_that_is_asked_for_is_not_used(study, monkeypatch):
+    monkeypatch.setattr("editguard.study.running.SAVED_EVERY", 1)
+    stopped_at(5)
+    with pytest.raises(KeyboardInterrupt):
+        study(sequences=(6,))
+    Scripted.before = None
+    folder = study(sequences=(2, 6))
+    assert values(folder, "scripted-sequence-2") == expected(CASES[:2])
+    assert values(folder, "scripted-sequence-6") == expected(CASES)
+
+
+def test_the_costs_of_edits_before_a_stop_are_kept_once(study, monkeypatch):
+    monkeypatch.setattr("editguard.study.running.SAVED_EVERY", 1)
+    stopped_at(4)
+    with pytest.raises(KeyboardInterrupt):
+        study(sequences=(2, 6))
+    Scripted.before = None
+    folder = study(sequences=(2, 6))
+    costs = {line["cell"]: line["costs"] for line in folder.costs() if "cell" in line}
+    edits = {name: sum(cost["edits"] for cost in of_cell) for name, of_cell in costs.items()}
+    assert edits == {
+        "unedited-sequence-2": 0,
+        "unedited-sequence-6": 0,
+        "scripted-sequence-2": 2,
+        "scripted-sequence-6": 4,
+    }
+
+
+def test_edits_of_a_kind_that_cannot_be_written_are_applied_again(study, monkeypatch):
+    """A prompt memory, for one."""
+    monkeypatch.setattr("editguard.study.running.SAVED_EVERY", 1)
+    plan = {"methods": ("ike",), "settings": {"ike": {"demonstrations": 0}}, "sequences": (2, 3)}
+    whole = everything(study(out="whole", **plan))
+    folder = study(out="cut", **{**plan, "sequences": (2,)})
+    assert not (folder.path / "states").exists()
+    assert everything(study(out="cut", **plan)) == whole
+
+
 def test_only_the_checkpoints_that_are_missing_are_asked(study):
     study(sequences=(2,))
     told = []
