@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from editguard.models.generation import StopRule
 
 ANSWER_TOKENS: Final = 24
 """Limit of new tokens of an answer; longer gold answers raise it for their own probe."""
@@ -48,8 +51,10 @@ class Scored(Protocol):
 class Answering(Protocol):
     """A model that answers, edited or not."""
 
-    def generate(self, prompts: Sequence[str], *, max_new_tokens: int = ...) -> Sequence[Generated]:
-        """Decode one answer to each prompt, greedily."""
+    def generate(
+        self, prompts: Sequence[str], *, max_new_tokens: int = ..., stop: StopRule = ...
+    ) -> Sequence[Generated]:
+        """Decode one answer to each prompt, greedily, up to the end of its first sentence or line, or by `stop`."""
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Scored]:
         """Score each (prompt, answer) by teacher forcing."""
@@ -70,17 +75,22 @@ class Remembered:
 
     def __init__(self, model: Answering) -> None:
         self.model = model
-        self._generated: dict[tuple[str, int], Generated] = {}
+        self._generated: dict[tuple[str, int, StopRule | None], Generated] = {}
         self._scored: dict[tuple[str, str], Scored] = {}
         self._next: dict[tuple[str, int], Sequence[tuple[str, float]]] = {}
 
-    def generate(self, prompts: Sequence[str], *, max_new_tokens: int = ANSWER_TOKENS) -> list[Generated]:
-        """See `Answering`."""
-        return _remember(
-            self._generated,
-            [(prompt, max_new_tokens) for prompt in prompts],
-            lambda keys: self.model.generate([prompt for prompt, _ in keys], max_new_tokens=max_new_tokens),
-        )
+    def generate(
+        self, prompts: Sequence[str], *, max_new_tokens: int = ANSWER_TOKENS, stop: StopRule | None = None
+    ) -> list[Generated]:
+        """See `Answering`; `stop` is the model's own rule by default."""
+
+        def ask(keys: list[tuple[str, int, StopRule | None]]) -> Iterable[Generated]:
+            asked = [prompt for prompt, _, _ in keys]
+            if stop is None:
+                return self.model.generate(asked, max_new_tokens=max_new_tokens)
+            return self.model.generate(asked, max_new_tokens=max_new_tokens, stop=stop)
+
+        return _remember(self._generated, [(prompt, max_new_tokens, stop) for prompt in prompts], ask)
 
     def score(self, pairs: Sequence[tuple[str, str]]) -> list[Scored]:
         """See `Answering`."""

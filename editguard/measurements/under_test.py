@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from editguard.edits import SLOT, EditCase, EditRequest, Probe, Property, superseded
 from editguard.errors import ConfigurationError
@@ -20,6 +20,9 @@ from editguard.measurements.record import Lookup, Measurement
 from editguard.measurements.reference import consistency, essence_drift
 from editguard.measurements.ripples import Ripples, ripples
 from editguard.measurements.scores import measure
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SHOWN_TOKENS = 5
 SHOWN_EDITS = 3
@@ -226,6 +229,37 @@ class ModelUnderTest:
             model=self.model,
             mode=self.mode,
             edit_ids=tuple(request.id for request in self.requests),
+        )
+
+    def lm_eval(
+        self,
+        task: str,
+        *,
+        limit: int | None = None,
+        metric: str | None = None,
+        num_fewshot: int | None = None,
+        include_path: str | Path | None = None,
+    ) -> Measurement:
+        """Items of a task of lm-eval answered rightly, with the unedited model's answers; see `lm_eval_tasks`.
+
+        Args:
+            task: its name in lm-eval, or in the folder `include_path`.
+            limit: most items of each task; that of the configuration by default.
+            metric: of the task, its first by default.
+            num_fewshot: examples in front of each item.
+        """
+        from editguard.measurements.lm_eval_tasks import lm_eval
+
+        return lm_eval(
+            task,
+            self._answers,
+            self._original,
+            self.cases,
+            metric=metric,
+            num_fewshot=num_fewshot,
+            include_path=include_path,
+            limit=self._limit if limit is None else limit,
+            **self._named,
         )
 
     def divergence(self, texts: Sequence[str], over: Over = "texts") -> Measurement:

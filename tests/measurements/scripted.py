@@ -59,7 +59,7 @@ class Scripted:
     def stored_bytes(self) -> int | None:
         return 24 * len(self.script)
 
-    def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 24) -> list[Said]:
+    def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 24, stop: object = None) -> list[Said]:
         self.generated += [(prompt, max_new_tokens) for prompt in prompts]
         return [Said(self.says(prompt), prompt not in self.unstopped, prompt) for prompt in prompts]
 
