@@ -144,3 +144,16 @@ def test_what_has_no_form_on_disk_is_not_written(model, tmp_path, changes, recor
     chain = EditedModel(model, [AppliedEdit("scripted", (REQUEST,), changes, record)])
     assert not write_chain(tmp_path / "one.json", chain, {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_edits_that_share_their_numbers_share_them_again(model, tmp_path):
+    chain = chain_of(model, ("shared", "low", "shared", "dense"))
+    assert write_chain(tmp_path / "chain.json", chain, {})
+    found = read_chain(tmp_path / "chain.json", model)
+    assert found is not None
+    before, after = ([each.changes[0].deltas for each in one.edits] for one in (chain, found[0]))
+    rights = [next(iter(after[place].values())).right for place in (0, 2)]
+    assert rights[0].untyped_storage().data_ptr() == rights[1].untyped_storage().data_ptr()
+    assert all(torch.equal(right, WIDE_KEY) for right in rights)
+    assert found[0].stored_bytes() == chain.stored_bytes()
+    assert len(before) == len(after) == 4
