@@ -89,7 +89,11 @@ def draw(shown: Curves) -> Figure:
     for axis in axes[len(shown.panels) :]:
         axis.set_visible(False)
     figure.suptitle(shown.title.replace("$", r"\$"), fontsize=11)
-    figure.supxlabel("edits in force (bars: 95 % intervals over edits)", fontsize=10)
+    several = any(
+        value.orders for panel in shown.panels.values() for values in panel.values() for value in values.values()
+    )
+    thin = "; thin: each order, thick: their mean" if several else ""
+    figure.supxlabel(f"edits in force (bars: 95 % intervals over edits{thin})", fontsize=10)
     labels = ["(no edit)" if name == UNEDITED else name.replace("$", r"\$") for name in lines]
     figure.legend(list(lines.values()), labels, loc="outside right upper", fontsize=9, frameon=False)
     return figure
@@ -119,5 +123,10 @@ def _line(axis: Axes, values: Mapping[int, Value], look: Mapping[str, Any]) -> L
         low, high = values[size].low, values[size].high
         if low is not None and high is not None:
             axis.plot([size, size], [low, high], color=look["color"], linewidth=1, alpha=0.35, zorder=1)
-    [line] = axis.plot(sizes, [values[size].value for size in sizes], linewidth=1.3, markersize=4.5, **look)
+    orders = sorted({order for value in values.values() for order in value.orders})
+    for order in orders:
+        own = {size: values[size].orders[order] for size in sizes if order in values[size].orders}
+        axis.plot(list(own), list(own.values()), linewidth=0.6, alpha=0.6, color=look["color"], zorder=1)
+    width = 2.2 if orders else 1.3
+    [line] = axis.plot(sizes, [values[size].value for size in sizes], linewidth=width, markersize=4.5, **look)
     return line

@@ -98,6 +98,7 @@ def _planned(options: argparse.Namespace) -> tuple[Plan, tuple[EditCase, ...]]:
         single=options.single,
         batches=options.batch,
         sequences=options.sequence,
+        orders=options.orders,
         settings=_settings(options.settings),
         seed=options.seed,
         second_moment_tokens=options.tokens,

@@ -13,7 +13,7 @@ same number to every method's score. A weight on a cost says what a factor of te
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Final
 
@@ -61,12 +61,14 @@ COSTS: Final[Mapping[str, Cost]] = {
 
 @dataclass(frozen=True)
 class Value:
-    """What was measured: unit of the criterion, with the 95 % interval and the number of cases where there are any."""
+    """What was measured: unit of the criterion, with the 95 % interval and the number of cases where there are any, and
+    the mean of each order where a sequence was run in several."""
 
     value: float
     low: float | None = None
     high: float | None = None
     cases: int | None = None
+    orders: Mapping[str, float] = field(default_factory=dict)
 
     def text(self) -> str:
         """The value and its interval."""
@@ -177,7 +179,10 @@ class Group:
         if entry is None or mean is None:
             return None
         cases = number(entry.get("cases"))
-        return Value(mean, number(entry.get("low")), number(entry.get("high")), None if cases is None else int(cases))
+        means = {order: number(own) for order, own in entry.get("orders", {}).get("means", {}).items()}
+        orders = {order: own for order, own in means.items() if own is not None}
+        low, high = number(entry.get("low")), number(entry.get("high"))
+        return Value(mean, low, high, None if cases is None else int(cases), orders)
 
 
 def choose_group(results: Results, mode: str | None, size: int | None) -> Group:

@@ -68,8 +68,8 @@ class StudyFolder:
     def begin(self, header: Mapping[str, Any]) -> None:
         """Make the folder a study of `header`, or see that it is one.
 
-        The methods of the header join those that are there; what both have must be equal, and all else but the
-        "notes", which only explain.
+        The methods of the header join those that are there, and so do "orders"; what both have must be equal, and all
+        else but the "notes", which only explain.
 
         Raises: ConfigurationError: the folder holds another study; names the first difference.
         """
@@ -78,13 +78,18 @@ class StudyFolder:
         if (self.path / "study.json").exists():
             found = self.header()
             common = found["methods"].keys() & wanted["methods"].keys()
-            for name in sorted((found.keys() | wanted.keys()) - {"methods", "notes"}):
+            joining = {"orders"} & (found.keys() ^ wanted.keys())
+            for name in sorted((found.keys() | wanted.keys()) - {"methods", "notes"} - joining):
                 self._refuse_difference(name, found.get(name), wanted.get(name))
             for name in sorted(common):
                 self._refuse_difference(name, found["methods"][name], wanted["methods"][name])
-            if wanted["methods"].keys() <= found["methods"].keys():
+            if wanted["methods"].keys() <= found["methods"].keys() and not joining & wanted.keys():
                 return
-            wanted = {**found, "methods": {**found["methods"], **wanted["methods"]}}
+            wanted = {
+                **{name: wanted[name] for name in joining & wanted.keys()},
+                **found,
+                "methods": {**found["methods"], **wanted["methods"]},
+            }
         elif any(self.cells()):
             raise ConfigurationError(f"{self.path} holds records but no study.json: use another folder.")
         text = json.dumps(wanted, indent=1, ensure_ascii=False, sort_keys=True) + "\n"

@@ -222,19 +222,20 @@ def _cells(
 ) -> Iterator[Expected]:
     """The cells of a method; checkpoints of one chain share its edits."""
     chained = name != UNEDITED and not methods()[name].batches
-    applied, asked = 0, set[int]()
+    applied, asked = dict[int, int](), set[tuple[int, int]]()
     missing = {
         cell: [part for part in plan.parts(cell, cases) if part not in folder.parts(cell)] for cell in plan.cells(name)
     }
     for cell in sorted(missing, key=lambda cell: (cell.mode in _chain(chained), cell.size)):
         parts = plan.parts(cell, cases)
-        each = {part: _questions(cell, part, cases, tasks) for part in parts}
+        each = {part: _questions(cell, part, plan.ordered(cases, cell.order), tasks) for part in parts}
         alone = cell.mode == "single" and name != UNEDITED
         left = Work(0, 0, 0)
         if missing[cell] and name != UNEDITED and cell.mode in _chain(chained):
-            again = cell.size in asked  # a batch and a checkpoint of one chain are one state
-            left = Work(cell.size - applied, 0 if again else sum(each.values()), 0 if again else 1)
-            applied, asked = cell.size, asked | {cell.size}
+            again = (cell.order, cell.size) in asked  # a batch and a checkpoint of one chain are one state
+            left = Work(cell.size - applied.get(cell.order, 0), 0 if again else sum(each.values()), 0 if again else 1)
+            applied[cell.order] = cell.size
+            asked.add((cell.order, cell.size))
         elif missing[cell]:
             states = 0 if name == UNEDITED else len(missing[cell])
             edits = 0 if name == UNEDITED else len(missing[cell]) if alone else cell.size

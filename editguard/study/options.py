@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--single", type=int, default=0, metavar="N", help="edit the first N cases each alone")
     parser.add_argument("--batch", type=_numbers, default=(), metavar="N,N", help="sizes of batches")
     parser.add_argument("--sequence", type=_numbers, default=(), metavar="N,N", help="checkpoints of a sequence")
+    parser.add_argument("--orders", type=int, default=1, metavar="N", help="run sequences in N orders of their cases")
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="METHOD.NAME=VALUE", help="a method's setting"
     )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from math import factorial
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from editguard.errors import ConfigurationError, UnknownMethod
@@ -18,6 +22,9 @@ UNEDITED: Final = "unedited"
 """Stands for a method where the model without any edit is asked the same questions."""
 
 
+_NAME: Final = re.compile(rf"(?P<method>.+)-(?P<mode>{'|'.join(MODES)})-(?P<size>\d+)(?:-order-(?P<order>[1-9]\d*))?")
+
+
 @dataclass(frozen=True, order=True)
 class Cell:
     """A method in one mode and size: one file of records.
@@ -27,16 +34,23 @@ class Cell:
         mode: each edit alone on the original model; all at once; one after another.
         size: how many edits are in force together. For single edits of a method 1; for the unedited model the number
             of cases that it was asked about.
+        order: in which the edits of a sequence come; 0 is that of the data set.
     """
 
     method: str
     mode: Mode
     size: int
+    order: int = 0
 
     @property
     def name(self) -> str:
         """The cell in one word."""
-        return f"{self.method}-{self.mode}-{self.size}"
+        return f"{self.method}-{self.mode}-{self.size}" + (f"-order-{self.order}" if self.order else "")
+
+    @property
+    def in_all_orders(self) -> Cell:
+        """The cell that stands for this one and its like in other orders."""
+        return replace(self, order=0)
 
     @classmethod
     def named(cls, name: str) -> Cell:
@@ -44,10 +58,11 @@ class Cell:
 
         Raises: ValueError: it is none.
         """
-        method, mode, size = name.rsplit("-", 2)
-        if mode not in MODES:
-            raise ValueError(f"{mode!r} is no mode")
-        return cls(method, mode, int(size))
+        found = _NAME.fullmatch(name)
+        mode = next((mode for mode in MODES if found and mode == found["mode"]), None)
+        if found is None or mode is None:
+            raise ValueError(f"{name!r} is no method, mode and size")
+        return cls(found["method"], mode, int(found["size"]), int(found["order"] or 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +74,7 @@ class Plan:
         single: how many cases are edited each alone.
         batches: sizes of batches; a batch of n holds the first n cases.
         sequences: checkpoints; all edits so far are asked again at each.
+        orders: in so many orders of the same cases the sequences are run.
         settings: method -> settings that differ from those found for the model.
         seed: of every random draw of methods and continuations.
         second_moment_tokens: as in `Preparation`.
@@ -70,6 +86,7 @@ class Plan:
     single: int = 0
     batches: tuple[int, ...] = ()
     sequences: tuple[int, ...] = ()
+    orders: int = 1
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seed: int = 0
     second_moment_tokens: int | None = None
@@ -88,6 +105,11 @@ class Plan:
             raise ConfigurationError(
                 "the study has nothing to do: name methods, and give at least one of --single, --batch and --sequence."
             )
+
+        if self.orders < 1 or (self.orders > 1 and not self.sequences):
+            raise ConfigurationError("sequences have at least 1 order, and orders are of --sequence alone.")
+        if self.orders > 1 and self.orders > factorial(min(self.sequences[-1], 20)):
+            raise ConfigurationError(f"{self.sequences[-1]} edits have no {self.orders} different orders.")
 
     @property
     def most(self) -> int:
@@ -109,10 +131,37 @@ class Plan:
             "batch": self.batches,
             "sequence": self.sequences,
         }
-        return [Cell(method, mode, size) for mode, chosen in sizes.items() for size in chosen]
+        first = [Cell(method, mode, size) for mode, chosen in sizes.items() for size in chosen]
+        others = range(1, self.orders)
+        return [*first, *(Cell(method, "sequence", size, order) for order in others for size in self.sequences)]
+
+    def positions(self, order: int) -> tuple[int, ...]:
+        """Places in the data set of the edits of the longest sequence; a shorter one has the first of them."""
+        return _orders(self.sequences[-1], order + 1, self.seed)[order]
+
+    def ordered(self, cases: Sequence[EditCase], order: int) -> Sequence[EditCase]:
+        """The cases in an order of the sequences: the data set itself, or those of the longest sequence."""
+        return [cases[position] for position in self.positions(order)] if order else cases
 
     def parts(self, cell: Cell, cases: Sequence[EditCase]) -> list[str]:
         """The names of a cell's parts: one for each single edit of a method, otherwise one for all edits together."""
         if cell.mode == "single" and cell.method != UNEDITED:
             return [f"{position:05d}-{case.id}" for position, case in enumerate(cases[: self.single])]
         return [str(cell.size)]
+
+
+@lru_cache(maxsize=8)
+def _orders(number: int, wanted: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    """Different orders of `number` places, the plain one first; a larger `wanted` only adds to them.
+
+    They follow from hashes, so that no version of a random generator changes them.
+    """
+    found = [tuple(range(number))]
+    draw = 0
+    while len(found) < wanted:
+        draw += 1
+        hashes = [hashlib.sha256(f"{seed} {draw} {place}".encode()).digest() for place in range(number)]
+        order = tuple(sorted(range(number), key=hashes.__getitem__))
+        if order not in found:
+            found.append(order)
+    return tuple(found)

@@ -144,5 +144,9 @@ def _numbers(row: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
         if not isinstance(entry.get("unit", ""), str):
             raise ValueError(f"numbers.{name}.unit is no text")
         yield from ((f"numbers.{name}.{part}", entry.get(part)) for part in ("mean", "low", "high", "cases"))
+        orders = entry.get("orders", {"means": {}})
+        if not isinstance(orders, dict) or not isinstance(orders.get("means"), dict):
+            raise ValueError(f"numbers.{name}.orders is no JSON object with means")
+        yield from ((f"numbers.{name}.orders.means.{order}", mean) for order, mean in orders["means"].items())
     known: Sequence[str] = ("seconds_per_edit", "preparation_seconds", "answer_seconds")
     yield from ((name, row.get(name)) for name in (*known, "tokens_per_answer", "stored_bytes"))

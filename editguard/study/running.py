@@ -145,6 +145,7 @@ def header(
             name: {**_settings(method, plan.settings.get(name, {})), **_learnt_from(name, materials)}
             for name, method in created.items()
         },
+        **({"orders": {"cases": plan.sequences[-1]}} if plan.orders > 1 else {}),
         "notes": {"model": model.name, "revision": model.revision, "batch_size": model.batch_size, **record},
     }
 
@@ -190,7 +191,7 @@ class _Work:
         """Ask the unedited model, which shows what each score is without an edit."""
         for cell in self.plan.cells(UNEDITED):
             for name in self._missing(cell):
-                chosen = self.cases[: cell.size]
+                chosen = self.plan.ordered(self.cases, cell.order)[: cell.size]
                 self._write([cell], name, self.rest, chosen, wanted=chosen, failures=[], tasks=self.materials.tasks)
 
     def method(self, name: str, method: EditMethod) -> None:
@@ -200,7 +201,7 @@ class _Work:
             return
         refused = self._prepared(name, method)
         together = methods()[name].batches
-        grown: dict[int, list[Cell]] = {}
+        grown: dict[int, dict[int, list[Cell]]] = {}
         for cell, parts in missing:
             if refused is not None:
                 self._refuse(cell, parts, refused)
@@ -209,9 +210,9 @@ class _Work:
             elif cell.mode == "batch" and together:
                 self._batch(cell, method)
             else:
-                grown.setdefault(cell.size, []).append(cell)
-        if grown:
-            self._sequence(name, grown, method)
+                grown.setdefault(cell.order, {}).setdefault(cell.size, []).append(cell)
+        for order, checkpoints in grown.items():
+            self._sequence(name, order, checkpoints, method)
         self.rest.activate()
         self.model.weights.verify()
 
@@ -245,7 +246,7 @@ class _Work:
         if cell.mode == "single":
             position = int(part.partition("-")[0])
             return self.cases[position : position + 1]
-        return self.cases[: cell.size]
+        return self.plan.ordered(self.cases, cell.order)[: cell.size]
 
     def _singles(self, cell: Cell, parts: Sequence[str], method: EditMethod) -> None:
         """Each case alone on the original model."""
@@ -270,28 +271,29 @@ class _Work:
         tasks = self.materials.tasks
         self._write([cell], str(cell.size), force, standing, wanted=chosen, failures=failures, tasks=tasks, costs=costs)
 
-    def _sequence(self, name: str, checkpoints: Mapping[int, Sequence[Cell]], method: EditMethod) -> None:
+    def _sequence(self, name: str, order: int, checkpoints: Mapping[int, Sequence[Cell]], method: EditMethod) -> None:
         """One chain for all sizes; a method that edits one request at a time has its batches on it too."""
         last, first = max(checkpoints), min(checkpoints)
-        self._ask_original(self.cases[:last])
-        path = self.folder.chain_file(name)
+        cases = self.plan.ordered(self.cases, order)
+        self._ask_original(cases[:last])
+        path = self.folder.chain_file(f"{name}-order-{order}" if order else name)
         chain = saved_chain(path, self.model, first=first) or Chain(self.rest)
         if chain.done:
             self.told(f"{name}, sequence: going on after {chain.done} edits")
         writable = True
         for number in range(max(1, chain.done), last + 1):
             if number > chain.done:
-                self._grow(name, chain, method)
+                self._grow(name, chain, method, cases)
                 if writable and (number % SAVED_EVERY == 0 or number in checkpoints):
                     writable = chain.save(path, at_checkpoint=number in checkpoints)
             if number in checkpoints:
-                standing = [self.cases[position] for position in chain.standing]
+                standing = [cases[position] for position in chain.standing]
                 self._write(
                     checkpoints[number],
                     str(number),
                     chain.edited if standing else None,
                     standing,
-                    wanted=self.cases[:number],
+                    wanted=cases[:number],
                     failures=chain.failures,
                     tasks=self.materials.tasks,
                     costs=chain.costs,
@@ -301,9 +303,9 @@ class _Work:
                 self.told(f"{name}, sequence: {number} of {last} edits applied")
         remove_chain(path)
 
-    def _grow(self, name: str, chain: Chain, method: EditMethod) -> None:
+    def _grow(self, name: str, chain: Chain, method: EditMethod, cases: Sequence[EditCase]) -> None:
         """Put the next case on the chain."""
-        case = self.cases[chain.done]
+        case = cases[chain.done]
         chain.edited.activate()
         edited, spent = self._applied(name, method, chain.edited, [case])
         chain.costs += spent

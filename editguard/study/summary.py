@@ -6,7 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import fmean, median, stdev
 from typing import Any, Final
 
 from editguard.edits import PROPERTIES
@@ -39,7 +39,9 @@ class Row:
             none did.
         numbers: property, or "property/kind" -> mean, low, high, cases, clusters, unit and, where there is one, the
             mean teacher-forced score and the agreement with the unedited model; of answers through a memory of edits
-            the share in scope, the mean tokens, and how often a procedure of several steps ended how.
+            the share in scope, the mean tokens, and how often a procedure of several steps ended how. Of several orders
+            it is the mean over orders, with each order's own and their standard deviation; the interval is over edits.
+        orders: of a sequence; the counts above are of all of them together.
     """
 
     cell: Cell
@@ -54,6 +56,7 @@ class Row:
     stored_bytes_per_edit: float | None
     tokens_per_answer: float | None
     numbers: Mapping[str, Mapping[str, Any]]
+    orders: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -72,6 +75,7 @@ class Row:
             "stored_bytes_per_edit": self.stored_bytes_per_edit,
             "tokens_per_answer": self.tokens_per_answer,
             "numbers": {name: dict(values) for name, values in self.numbers.items()},
+            **({"orders": self.orders} if self.orders > 1 else {}),
         }
 
 
@@ -83,7 +87,10 @@ def summarised(folder: StudyFolder) -> list[Row]:
     order = [UNEDITED, *methods(), *folder.header()["methods"]]
     cells = [cell for cell in folder.cells() if _is_shown(cell, folder.cells())]
     cells.sort(key=lambda cell: (*_group(cell), order.index(cell.method) if cell.method in order else len(order)))
-    rows = [_row(cell, list(folder.parts(cell).values())) for cell in cells]
+    alike: dict[Cell, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        alike[cell.in_all_orders].append(cell)
+    rows = [_row(cell, {each.order: list(folder.parts(each).values()) for each in alike[cell]}) for cell in alike]
     return [row for row in rows if row is not None]
 
 
@@ -93,15 +100,16 @@ def costs_of(folder: StudyFolder) -> list[dict[str, Any]]:
     The seconds of an answer are medians over the states of a cell; None where no pass was timed.
     """
     preparation: dict[str, float] = {}
-    spent: dict[Cell, dict[str, list[PhaseCost]]] = defaultdict(dict)
-    timed: dict[Cell, dict[str, AnsweringCost]] = defaultdict(dict)
+    spent: dict[Cell, dict[tuple[int, str], list[PhaseCost]]] = defaultdict(dict)
+    timed: dict[Cell, dict[tuple[int, str], AnsweringCost]] = defaultdict(dict)
     for record in folder.costs():
         costs = [PhaseCost.from_json(cost) for cost in record["costs"]]
         if "cell" in record:
-            cell = Cell.named(record["cell"])
-            spent[cell][record["part"]] = costs
+            named = Cell.named(record["cell"])
+            cell, part = named.in_all_orders, (named.order, record["part"])
+            spent[cell][part] = costs
             if "answering" in record:
-                timed[cell][record["part"]] = AnsweringCost.from_json(record["answering"])
+                timed[cell][part] = AnsweringCost.from_json(record["answering"])
         else:  # later preparations find what the first has left on disk
             preparation.setdefault(record["method"], sum(cost.seconds for cost in costs))
     found = []
@@ -163,10 +171,13 @@ def _group(cell: Cell) -> tuple[int, int]:
     return (MODES.index(cell.mode), 1 if cell.mode == "single" else cell.size)
 
 
-def _row(cell: Cell, parts: Sequence[Part]) -> Row | None:
-    if not parts:
+def _row(cell: Cell, orders: Mapping[int, Sequence[Part]]) -> Row | None:
+    orders = {order: parts for order, parts in sorted(orders.items()) if parts}
+    if not orders:
         return None
-    values = [value for part in parts for value in part.values]
+    parts = [part for each in orders.values() for part in each]
+    asked = {order: [value for part in each for value in part.values] for order, each in orders.items()}
+    values = [value for each in asked.values() for value in each]
     failures = [failure for part in parts for failure in part.end["failed"]]
     failed: dict[str, int] = defaultdict(int)
     for failure in failures:
@@ -187,17 +198,50 @@ def _row(cell: Cell, parts: Sequence[Part]) -> Row | None:
         stored_bytes=_rounded(stored / len(sized)) if sized else None,
         stored_bytes_per_edit=_rounded(stored / sum(part.end["applied"] for part in sized)) if sized else None,
         tokens_per_answer=_rounded(fmean(lookup["tokens"] for lookup in lookups)) if lookups else None,
-        numbers=_numbers(values),
+        numbers=_over_orders(_numbers(values), asked) if len(orders) > 1 else _numbers(values),
+        orders=len(orders),
     )
 
 
 def _numbers(values: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Each property, and each of its kinds where there are several."""
+    groups = _titled(values)
+    return {title: _statistics(groups[title]) for title in sorted(groups, key=_place)}
+
+
+def _titled(values: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for value in values:
         groups[value["property"]].append(value)
         groups[f"{value['property']}/{value['kind']}"].append(value)
-    return {title: _statistics(groups[title]) for title in sorted(groups, key=_place)}
+    return groups
+
+
+def _over_orders(
+    numbers: Mapping[str, Mapping[str, Any]], asked: Mapping[int, Sequence[Mapping[str, Any]]]
+) -> dict[str, dict[str, Any]]:
+    """Numbers of all values, with the mean over orders in place of that over values, and the spread between orders.
+
+    An order is a draw of a random effect: every one counts the same, and the spread is a standard deviation of its own,
+    beside the interval, which is over edits.
+    """
+    groups = {order: _titled(values) for order, values in asked.items()}
+    found = {}
+    for title, entry in numbers.items():
+        own = {
+            order: [float(value["value"]) for value in titled.get(title, ()) if value["value"] is not None]
+            for order, titled in groups.items()
+        }
+        means = {order: fmean(each) for order, each in own.items() if each}
+        spread = stdev(means.values()) if len(means) > 1 else None
+        whole = dict(entry)
+        if means:
+            mean = fmean(means.values())
+            whole |= {"mean": _rounded(mean)}
+            whole |= {"low": _rounded(min(entry["low"], mean)), "high": _rounded(max(entry["high"], mean))}
+        shown = {str(order): _rounded(each) for order, each in means.items()}
+        found[title] = {**whole, "orders": {"means": shown, "sd": _rounded(spread)}}
+    return found
 
 
 def _place(title: str) -> tuple[int, str]:

@@ -180,13 +180,19 @@ def _method(row: Row) -> str:
 
 
 def _edits(row: Row) -> str:
-    return f"{row.edits} ({row.superseded} superseded)" if row.superseded else str(row.edits)
+    notes = [f"{row.superseded} superseded"] if row.superseded else []
+    notes += [f"{row.orders} orders"] if row.orders > 1 else []
+    return f"{row.edits} ({', '.join(notes)})" if notes else str(row.edits)
 
 
 def _number(number: Mapping[str, Any] | None) -> str:
     if number is None or number["mean"] is None:
         return "-"
-    return "\n".join([f"{number['mean']:.2f}", f"[{number['low']:.2f}, {number['high']:.2f}]", f"n={number['cases']}"])
+    lines = [f"{number['mean']:.2f}", f"[{number['low']:.2f}, {number['high']:.2f}]", f"n={number['cases']}"]
+    orders = number.get("orders")
+    if orders is not None and orders["sd"] is not None:
+        lines.append(f"orders ±{orders['sd']:.2f}")
+    return "\n".join(lines)
 
 
 def _failed(row: Row) -> str:
