@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from editguard.errors import CacheError, EditguardError
 
@@ -28,16 +29,25 @@ def write_atomically(
 
     Raises: `error`: the disk is full, or the folder cannot be made or written; what stood at `path` is intact.
     """
+    with replacing(path, error=error) as file:
+        for piece in (data,) if isinstance(data, bytes | str) else data:
+            file.write(piece.encode() if isinstance(piece, str) else piece)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], *, error: type[EditguardError] = CacheError) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` when the block ends well; see `write_atomically`.
+
+    Raises: `error`: the disk is full, or the folder cannot be made or written; what stood at `path` is intact.
+    """
     path = Path(path)
-    pieces = (data,) if isinstance(data, bytes | str) else data
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".part")
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
-            for piece in pieces:
-                file.write(piece.encode() if isinstance(piece, str) else piece)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, _mode_of(path))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from editguard.errors import ConfigurationError
 from editguard.pocket import MODEL_NAME, MODEL_NAMES
 from editguard.study.folder import StudyFolder
+from editguard.study.parquet import require_pyarrow, write_parquet
 from editguard.study.plan import Plan
 from editguard.study.summary import Row, summarised, write_summary
 from editguard.study.table import markdown, terminal
@@ -47,6 +48,8 @@ def execute(
     if options.plan:
         print(_forecast(options, folder, *_planned(options)).text())
         return 0
+    if options.parquet:
+        require_pyarrow()
     if not options.table:
         typed = shlex.join(command or ["editguard", *sys.argv[1:]])
         try:
@@ -56,6 +59,8 @@ def execute(
             return INTERRUPTED
     rows = summarised(folder)
     write_summary(folder, rows, markdown(folder, rows))
+    if options.parquet:
+        write_parquet(folder)
     if also is not None:
         also(folder, rows)
     print(terminal(folder, rows))

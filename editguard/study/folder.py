@@ -144,6 +144,17 @@ class StudyFolder:
         """
         return {part.name: part for part in _read(self._file(cell))[0]}
 
+    def streamed(self, cell: Cell) -> Iterator[Part]:
+        """The same parts in the order of the file, which is read twice, so that one part is in memory at a time.
+
+        Raises: MalformedRecord: as for `parts`.
+        """
+        path = self._file(cell)
+        last = {part.name: position for position, (part, _) in enumerate(_complete(path))}
+        for position, (part, _) in enumerate(_complete(path)):
+            if last.get(part.name) == position:
+                yield part
+
     def add(self, cell: Cell, name: str, values: Sequence[Mapping[str, Any]], end: Mapping[str, Any]) -> None:
         """Add a complete part; it is on the disk when this returns.
 
@@ -207,25 +218,49 @@ def _append(path: Path, raw: bytes, *, after: int) -> int:
 
 def _read(path: Path) -> tuple[list[Part], int]:
     """The complete parts of a file, and the byte behind the last of them."""
+    found = list(_complete(path))
+    return [part for part, _ in found], found[-1][1] if found else 0
+
+
+def _complete(path: Path) -> Iterator[tuple[Part, int]]:
+    """The complete parts of a file, each with the byte behind it.
+
+    Raises: MalformedRecord: a line before the last complete part cannot be read.
+    """
     if not path.exists():
-        return [], 0
-    lines = path.read_bytes().splitlines(keepends=True)
-    last = max((number for number, line in enumerate(lines) if _ends(line)), default=-1)
-    parts: list[Part] = []
+        return
     values: list[Mapping[str, Any]] = []
-    for number, line in enumerate(lines[: last + 1], start=1):
-        record = _parsed(path, number, line)
-        name = record.pop("part", None)
-        if not isinstance(name, str):
-            raise MalformedRecord(path, number, "it belongs to no part")
-        if "end" not in record:
-            values.append(record)
-            continue
-        if record.pop("end") != len(values):
-            raise MalformedRecord(path, number, f"the part {name!r} has {len(values)} values, not as many as it says")
-        parts.append(Part(name, tuple(values), record))
-        values = []
-    return parts, sum(len(line) for line in lines[: last + 1])
+    behind = 0
+    problem: MalformedRecord | None = None
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            behind += len(line)
+            try:
+                part = None if problem else _taken(path, number, line, values)
+            except MalformedRecord as found:
+                problem, part = found, None
+            if problem is not None and _ends(line):
+                raise problem
+            if part is not None:
+                yield part, behind
+
+
+def _taken(path: Path, number: int, line: bytes, values: list[Mapping[str, Any]]) -> Part | None:
+    """Take a line: a value joins `values`, and the line that completes a part makes one of them and empties it."""
+    record = _parsed(path, number, line)
+    name = record.pop("part", None)
+    if not isinstance(name, str):
+        raise MalformedRecord(path, number, "it belongs to no part")
+    if "end" not in record:
+        values.append(record)
+        return None
+    if not line.endswith(b"\n"):
+        return None
+    if record.pop("end") != len(values):
+        raise MalformedRecord(path, number, f"the part {name!r} has {len(values)} values, not as many as it says")
+    part = Part(name, tuple(values), record)
+    values.clear()
+    return part
 
 
 def _ends(line: bytes) -> bool:

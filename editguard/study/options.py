@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's options."""
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where records and tables go")
     parser.add_argument("--table", action="store_true", help="only make the tables again from the folder's records")
+    parser.add_argument("--parquet", action="store_true", help="also write every record to records.parquet")
     parser.add_argument("--plan", action="store_true", help="show cells, amounts and time of the plan, and run nothing")
     parser.add_argument("--costs", type=Path, metavar="FOLDER", help="a study whose costs tell how long this one takes")
     parser.add_argument(
