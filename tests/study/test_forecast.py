@@ -144,3 +144,11 @@ def test_the_plan_of_other_cases_than_the_folders_is_refused(command, tmp_path, 
     assert "data.cases = 6, this one has 5" in capsys.readouterr().err
     header = json.loads((tmp_path / "out" / "study.json").read_text())
     assert header["data"]["cases"] == 6
+
+
+def test_what_is_held_needs_no_time_although_nobody_measured_it(study):
+    folder = study(**PLAN)
+    (folder.path / "costs.jsonl").unlink()
+    found = laid_out(folder)
+    assert {each.seconds for each in found.cells} == {0.0}
+    assert (found.unknown, found.time()) == ((), "nothing left to do")
