@@ -47,7 +47,9 @@ TINY_T5 = replace(
     TINY, shape=EncoderDecoderShape(encoder_layers=2, decoder_layers=1, d_model=16, heads=2, d_head=8, d_ff=32)
 )
 TINY_OPT = replace(TINY, shape=replace(TINY.shape, family="opt"))
-BOTH = pytest.mark.parametrize("settings", [TINY, TINY_T5], ids=("decoder", "t5"))
+BOTH = pytest.mark.parametrize(
+    "settings", [pytest.param(TINY, marks=pytest.mark.slow, id="decoder"), pytest.param(TINY_T5, id="t5")]
+)
 
 Weights = dict[str, torch.Tensor]
 
@@ -61,29 +63,24 @@ def same(one: Weights, other: Weights) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Weights]:
-    return {settings.model: weights(tmp_path_factory.mktemp(settings.model), settings) for settings in (TINY, TINY_T5)}
-
-
 @BOTH
-def test_a_run_that_was_interrupted_ends_with_identical_weights(
-    straight: dict[str, Weights], tmp_path: Path, settings: Settings
-) -> None:
-    weights(tmp_path, settings, until=5)
-    found = newest(tmp_path)
+def test_a_run_that_was_interrupted_ends_with_identical_weights(tmp_path: Path, settings: Settings) -> None:
+    straight = weights(tmp_path / "straight", settings)
+    weights(tmp_path / "run", settings, until=5)
+    found = newest(tmp_path / "run")
     assert found is not None
     assert position_of(found).step == 5
-    assert same(weights(tmp_path, settings), straight[settings.model])
+    assert same(weights(tmp_path / "run", settings), straight)
 
 
 @pytest.mark.slow
-def test_a_run_planned_longer_can_be_brought_to_an_end_earlier(straight: dict[str, Weights], tmp_path: Path) -> None:
-    weights(tmp_path, replace(TINY, steps=20), until=9)
-    found = newest(tmp_path, TINY.schedule)
+def test_a_run_planned_longer_can_be_brought_to_an_end_earlier(tmp_path: Path) -> None:
+    straight = weights(tmp_path / "straight", TINY)
+    weights(tmp_path / "run", replace(TINY, steps=20), until=9)
+    found = newest(tmp_path / "run", TINY.schedule)
     assert found is not None
     assert position_of(found).step == 6  # where the fall begins when there are 8 steps
-    assert same(weights(tmp_path, TINY), straight[TINY.model])
+    assert same(weights(tmp_path / "run", TINY), straight)
 
 
 @pytest.mark.slow

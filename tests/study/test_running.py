@@ -202,7 +202,7 @@ def test_the_same_command_again_does_nothing(study):
     assert Scripted.prepared == ["scripted"]
 
 
-@pytest.mark.parametrize("after", [1, 4, 8])
+@pytest.mark.parametrize("after", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)])
 def test_a_study_that_was_stopped_ends_as_one_that_was_not(study, after, tmp_path):
     whole = everything(study(out="whole", **PLAN))
     Scripted.applied.clear()
