@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from editguard.models.generation import StopRule
+    from editguard.models.language_model import LanguageModel
 
 ANSWER_TOKENS: Final = 24
 """Limit of new tokens of an answer; longer gold answers raise it for their own probe."""
@@ -61,6 +62,13 @@ class Answering(Protocol):
 
     def next_tokens(self, prompts: Sequence[str], k: int = ...) -> Sequence[Sequence[tuple[str, float]]]:
         """The k most likely next tokens of each prompt, with their probabilities."""
+
+
+class Read(Protocol):
+    """A state of a model that tells who reads a prompt, and what in its place."""
+
+    def by_model(self, prompts: Sequence[str]) -> list[tuple[LanguageModel, list[int], list[str]]]:
+        """See `EditedModel.by_model`."""
 
 
 _Key = TypeVar("_Key", bound=Hashable)

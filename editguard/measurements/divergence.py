@@ -7,29 +7,22 @@ Source: the drawdown of De Cao et al., "Editing Factual Knowledge in Language Mo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal
 
 from editguard.edits import EditCase, content_id, superseded
 from editguard.errors import ConfigurationError
+from editguard.measurements.answering import Read
 from editguard.measurements.perplexity import parted
 from editguard.measurements.record import CaseValue, Measurement
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from editguard.models.language_model import LanguageModel
 
 PROTOCOL: Final = "kl_divergence"
 ROWS: Final = 16
 """So many texts' distributions of both states are in memory at a time."""
 Over = Literal["texts", "next tokens"]
-
-
-class Read(Protocol):
-    """A state of a model that tells who reads a prompt, and what in its place."""
-
-    def by_model(self, prompts: Sequence[str]) -> list[tuple[LanguageModel, list[int], list[str]]]:
-        """See `EditedModel.by_model`."""
 
 
 def divergence(

@@ -14,7 +14,7 @@ from math import log2
 from typing import Final, Protocol
 
 from editguard.edits import EditCase, content_id, superseded
-from editguard.measurements.divergence import Read
+from editguard.measurements.answering import Read
 from editguard.measurements.record import CaseValue, Measurement
 
 CONTINUATION_TOKENS: Final = 60

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from editguard.edits import SLOT, EditCase, EditRequest, Probe, Property, superseded
 from editguard.errors import ConfigurationError
-from editguard.measurements.answering import ANSWER_TOKENS, Answering, Remembered, Scored
+from editguard.measurements.answering import ANSWER_TOKENS, Answering, Read, Remembered, Scored
 from editguard.measurements.decoding import decode
-from editguard.measurements.divergence import Over, Read, divergence
+from editguard.measurements.divergence import Over, divergence
 from editguard.measurements.drawdown import drawdown
 from editguard.measurements.efficiency import AnsweringCost, answering_cost
 from editguard.measurements.fluency import continuing

@@ -33,7 +33,7 @@ def of_function(node: pytest.Item, root: Path) -> str:
     return shown(node.path, root, getattr(code, "co_firstlineno", None))
 
 
-def of_error(collector: pytest.Collector, error: pytest.ExceptionInfo[BaseException]) -> str:
+def of_error(collector: pytest.Collector | pytest.Item, error: pytest.ExceptionInfo[BaseException]) -> str:
     """File and line of the suite's own statement from which an error rose: the innermost one in its file."""
     root = collector.config.rootpath
     inside = [entry for entry in error.traceback if Path(str(entry.path)) == collector.path]

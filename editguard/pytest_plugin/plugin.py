@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from editguard.errors import ConfigurationError, EditguardError
-from editguard.pytest_plugin import assertions, collection, marks, options, state
+from editguard.pytest_plugin import assertions, collection, locations, marks, options, state
 from editguard.pytest_plugin.baselines import WRITING
 from editguard.pytest_plugin.fixtures import baseline, edited, editor, method, original
 from editguard.pytest_plugin.progress import Progress
@@ -155,12 +155,21 @@ def _leave(item: pytest.Item, nextitem: pytest.Item | None) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Attach what the test measured; after a failure let go of what its frames hold."""
+    """Attach what the test measured; after a failure let go of what its frames hold.
+
+    A mistake that editguard found in the test's own request is one line at the suite's statement; --full-trace shows
+    the way there.
+    """
     report = yield
     if collection.concerns(item):
         notes = state.of(item.config).take_notes()
         if notes:
             report.__dict__[state.ATTACHED] = notes
+        mistaken = call.excinfo is not None and isinstance(call.excinfo.value, EditguardError)
+        if mistaken and report.failed and not item.config.getoption("fulltrace", False):
+            assert call.excinfo is not None
+            told = f"{type(call.excinfo.value).__name__}: {call.excinfo.value}"
+            report.longrepr = f"{locations.of_error(item, call.excinfo)}: {told}"
         if call.excinfo is not None and not item.config.getoption("usepdb", False):
             _let_go(call.excinfo.value)
     return report

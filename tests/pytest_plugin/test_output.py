@@ -256,3 +256,18 @@ def test_decoding_and_the_comparison_of_given_answers_stay_apart_in_one_run(suit
             "E*'The river is long': accepted run -2, now *",
         ]
     )
+
+
+def test_a_mistake_in_a_tests_request_is_one_line_and_the_way_there_on_demand(suite: Suite) -> None:
+    suite.file(
+        """
+        @pytest.mark.edit(ONE)
+        def test_it(edited):
+            edited.preference("other_tasks")
+        """
+    )
+    result = suite.run("--editguard-methods=toy")
+    result.assert_outcomes(failed=1)
+    result.stdout.re_match_lines([r"^test_\w+\.py:\d+: ConfigurationError: other tasks have no pair of old and new .*"])
+    result.stdout.no_fnmatch_line("*def compare(*")
+    suite.run("--editguard-methods=toy", "--full-trace").stdout.fnmatch_lines(["*def compare(*"])
