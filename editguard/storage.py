@@ -66,6 +66,21 @@ def replacing(path: str | os.PathLike[str], *, error: type[EditguardError] = Cac
     _force_folder(path.parent)
 
 
+def append(path: Path, raw: bytes, *, after: int) -> int:
+    """Write at the byte `after`, cutting off what stood there, and force it to the disk; returns the file's length.
+
+    Missing parent folders are made. Raises: OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        file.truncate(after)
+        file.seek(after)
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+    return after + len(raw)
+
+
 def refuse_unwritable(folder: str | os.PathLike[str], *, error: type[EditguardError] = CacheError) -> None:
     """Find out before long work whether files can be written to a folder, which need not exist yet.
 

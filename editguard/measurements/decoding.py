@@ -55,11 +55,17 @@ def decode(model: Answering, prompts: Sequence[str], *, limits: Sequence[int] | 
 
 def _plain(model: Answering, prompts: Sequence[str], limit: int) -> list[Decoded]:
     found = model.generate(prompts, max_new_tokens=limit)
-    return [Decoded(generated.text, generated.stopped, _lookup(generated)) for generated in found]
+    return [Decoded(generated.text, generated.stopped, lookup_of(generated)) for generated in found]
 
 
-def _lookup(generated: Generated) -> Lookup | None:
-    """What an edited model says of the memory that an answer came through; None where there was none."""
+def lookup_of(generated: Generated) -> Lookup | None:
+    """What an edited model says of the memory that an answer came through; None where there was none.
+
+    An answer that was kept says it in an attribute `lookup`.
+    """
+    if hasattr(generated, "lookup"):
+        kept: Lookup | None = generated.lookup
+        return kept
     consulted = getattr(generated, "consulted", None)
     if consulted is None or consulted.route == "plain":
         return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from editguard.edits import PROPERTIES, EditCase, Probe, Property, superseded
 from editguard.measurements import Answering, Measurement, measure
-from editguard.measurements.fluency import continuing, fluency
+from editguard.measurements.fluency import Continuing, continuing, fluency
 from editguard.measurements.selection import select
 from editguard.probes import probes_of
 
@@ -31,8 +31,8 @@ def measurements(
     cases: Sequence[EditCase],
     *,
     tasks: Sequence[Probe] = (),
-    seed: int = 0,
     by: Answering | None = None,
+    continued: Continuing | None = None,
     properties: Sequence[Measured] = MEASURED,
 ) -> list[Measurement]:
     """Every property that the cases have probes for, and the fluency, of one edited model.
@@ -42,14 +42,14 @@ def measurements(
         original: the unedited model; a `Remembered` one is asked each question once.
         cases: in the order of their application; superseded ones are left out, and counted.
         tasks: items of other tasks.
-        seed: of the continuations.
         by: who answers in the name of `edited`; itself by default.
+        continued: who continues text in its name; itself by default.
         properties: which of them.
     """
     found = []
     for name in properties:
         if name == "fluency":
-            found.append(fluency(continuing(edited, seed), cases))
+            found.append(fluency(continued or continuing(edited), cases))
         elif _has(name, cases, tasks):
             found.append(measure(name, by or edited, original, cases, tasks=tasks))
     return found

@@ -3,7 +3,7 @@
     study.json              environment, settings and cases; another study in the same folder is refused
     records/CELL.jsonl      one line per value, then one line that completes the part (one state of the model)
     costs.jsonl             seconds and memory, which differ from run to run
-    states/                 sequences under way; gone when they are complete
+    states/                 what is under way: edits of a batch or a sequence, answers; gone when it is complete
     summary.json, table.md  made from the records, at any time
 
 A part counts when its last line is there. What a killed process left behind the last complete part is cut off by the
@@ -12,16 +12,17 @@ next one that writes to the file. Nothing but `costs.jsonl` and what is made of 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from editguard.edited.chain_file import remove_chain
 from editguard.errors import ConfigurationError, MalformedRecord
-from editguard.storage import refuse_unwritable, write_atomically
+from editguard.storage import append, refuse_unwritable, write_atomically
 from editguard.study.plan import Cell
 
 FORMAT: Final = 1
@@ -114,7 +115,7 @@ class StudyFolder:
                 "be mixed. Use another folder, or the same model, data, settings and versions."
             )
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other processes from writing to the folder; a killed process leaves no lock behind.
 
@@ -165,8 +166,7 @@ class StudyFolder:
         lines.append(_line({"part": name, "end": len(values), **end}))
         after = self._whole[cell] if cell in self._whole else _read(path)[1]
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._whole[cell] = _append(path, b"".join(lines), after=after)
+            self._whole[cell] = append(path, b"".join(lines), after=after)
         except OSError as failure:
             raise ConfigurationError(
                 f"cannot write {path}: {failure.strerror or failure}. All parts before are kept; free some space, and "
@@ -177,8 +177,26 @@ class StudyFolder:
         return self.path / "records" / f"{cell.name}.jsonl"
 
     def chain_file(self, name: str) -> Path:
-        """Where the state of a sequence under way is, of a method."""
+        """Where the edits of a state under way are: of a method's sequence, or of a batch."""
         return self.path / "states" / f"{name}.json"
+
+    def answers_file(self, name: str) -> Path:
+        """Where the answers of one state of the model are, while it is asked."""
+        return self.path / "states" / f"{name}-answers.jsonl"
+
+    def forget_state(self, name: str) -> None:
+        """Remove what is kept of a state under way, and the folder when it is empty then.
+
+        Raises: CacheError: it cannot be removed.
+        """
+        remove_chain(self.chain_file(name))
+        self.forget_answers(name)
+
+    def forget_answers(self, name: str) -> None:
+        """Remove the answers of a state, whose part is complete."""
+        with contextlib.suppress(OSError):
+            self.answers_file(name).unlink(missing_ok=True)
+            self.answers_file(name).parent.rmdir()  # which succeeds where nothing else is in it
 
     # ---- costs
 
@@ -190,7 +208,7 @@ class StudyFolder:
         path = self.path / "costs.jsonl"
         try:
             raw = path.read_bytes() if path.exists() else b""
-            _append(path, _line(record), after=raw.rfind(b"\n") + 1)
+            append(path, _line(record), after=raw.rfind(b"\n") + 1)
         except OSError as failure:
             raise ConfigurationError(f"cannot write {path}: {failure.strerror or failure}.") from failure
 
@@ -203,17 +221,6 @@ class StudyFolder:
 
 def _line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _append(path: Path, raw: bytes, *, after: int) -> int:
-    """Write at the byte `after`, cutting off what stood there, and force it to the disk; returns the file's length."""
-    with path.open("r+b" if path.exists() else "w+b") as file:
-        file.truncate(after)
-        file.seek(after)
-        file.write(raw)
-        file.flush()
-        os.fsync(file.fileno())
-    return after + len(raw)
 
 
 def _read(path: Path) -> tuple[list[Part], int]:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from editguard.comparison import present_environment
 from editguard.edited import EditedModel, merged
-from editguard.edited.chain_file import remove_chain
 from editguard.edits import EditCase, Probe, content_id
 from editguard.errors import AmbiguousTokens, InvalidEdit, MethodRefused, PromptTooLong
-from editguard.measurements import PhaseCost, Remembered, answering_cost, phase
+from editguard.measurements import Measurement, PhaseCost, answering_cost, phase
+from editguard.measurements.fluency import continuing
 from editguard.methods.protocol import DemonstrationRecord, EditMethod, Preparation
 from editguard.methods.registry import create, methods
+from editguard.study.answers import KeptAnswers
 from editguard.study.chain import SAVED_EVERY, Chain, saved_chain
 from editguard.study.evaluation import COMPARED, left_out, measurements, records, tasks_in_turn, timed_prompts
 from editguard.study.folder import StudyFolder
@@ -108,6 +109,7 @@ def run(
         work.unedited()
         for name, method in created.items():
             work.method(name, method)
+        work.forget()
     return folder
 
 
@@ -161,12 +163,12 @@ class _Work:
     materials: Materials
     told: Callable[[str], None]
     rest: EditedModel = field(init=False)
-    original: Remembered = field(init=False)
+    original: KeptAnswers = field(init=False)
     estimate: Estimate = field(init=False)
 
     def __post_init__(self) -> None:
         self.rest = EditedModel.original(self.model)
-        self.original = Remembered(self.rest)
+        self.original = self._kept(UNEDITED, self.rest)
         self.estimate = Estimate()
         for name in (UNEDITED, *self.plan.methods):
             for cell in self.plan.cells(name):
@@ -184,6 +186,15 @@ class _Work:
         """A measure of the work of a part: cases to edit and to ask about."""
         del part
         return cell.size
+
+    def forget(self) -> None:
+        """Remove what a killed process may have left of states whose parts are complete now."""
+        states = {UNEDITED}
+        for name in self.plan.methods:
+            for cell in self.plan.cells(name):
+                states |= {cell.name, _sequence_name(name, cell.order)}
+        for state in states:
+            self.folder.forget_state(state)
 
     # ---- methods
 
@@ -261,22 +272,28 @@ class _Work:
                 self._write([cell], name, edited, chosen, wanted=chosen, failures=[], tasks=tasks, costs=costs)
 
     def _batch(self, cell: Cell, method: EditMethod) -> None:
-        """The first cases in one application."""
+        """The first cases in one application, which is saved before it is asked."""
         chosen = self.cases[: cell.size]
         self._ask_original(chosen)
-        edited, costs = self._applied(cell.method, method, self.rest, chosen)
-        failures = edited.of(chosen) if isinstance(edited, Failure) else []
-        force = None if isinstance(edited, Failure) else edited
-        standing = () if isinstance(edited, Failure) else chosen
-        tasks = self.materials.tasks
-        self._write([cell], str(cell.size), force, standing, wanted=chosen, failures=failures, tasks=tasks, costs=costs)
+        path = self.folder.chain_file(cell.name)
+        chain = saved_chain(path, self.model, first=cell.size)
+        if chain is None:
+            edited, costs = self._applied(cell.method, method, self.rest, chosen)
+            if isinstance(edited, Failure):
+                chain = Chain(self.rest, cell.size, failures=edited.of(chosen), costs=costs)
+            else:
+                chain = Chain(edited, cell.size, standing=list(range(cell.size)), costs=costs)
+                chain.save(path, at_checkpoint=True)
+        self._checkpoint([cell], chain, chosen)
+        self.folder.forget_state(cell.name)
 
     def _sequence(self, name: str, order: int, checkpoints: Mapping[int, Sequence[Cell]], method: EditMethod) -> None:
         """One chain for all sizes; a method that edits one request at a time has its batches on it too."""
         last, first = max(checkpoints), min(checkpoints)
         cases = self.plan.ordered(self.cases, order)
         self._ask_original(cases[:last])
-        path = self.folder.chain_file(f"{name}-order-{order}" if order else name)
+        state = _sequence_name(name, order)
+        path = self.folder.chain_file(state)
         chain = saved_chain(path, self.model, first=first) or Chain(self.rest)
         if chain.done:
             self.told(f"{name}, sequence: going on after {chain.done} edits")
@@ -287,21 +304,25 @@ class _Work:
                 if writable and (number % SAVED_EVERY == 0 or number in checkpoints):
                     writable = chain.save(path, at_checkpoint=number in checkpoints)
             if number in checkpoints:
-                standing = [cases[position] for position in chain.standing]
-                self._write(
-                    checkpoints[number],
-                    str(number),
-                    chain.edited if standing else None,
-                    standing,
-                    wanted=cases[:number],
-                    failures=chain.failures,
-                    tasks=self.materials.tasks,
-                    costs=chain.costs,
-                )
+                self._checkpoint(checkpoints[number], chain, cases[:number])
                 chain.costs = []
             elif number % 10 == 0:
                 self.told(f"{name}, sequence: {number} of {last} edits applied")
-        remove_chain(path)
+        self.folder.forget_state(state)
+
+    def _checkpoint(self, cells: Sequence[Cell], chain: Chain, wanted: Sequence[EditCase]) -> None:
+        """Ask a batch, or a sequence as it is now, and write the part."""
+        standing = [wanted[position] for position in chain.standing]
+        self._write(
+            cells,
+            str(len(wanted)),
+            chain.edited if standing else None,
+            standing,
+            wanted=wanted,
+            failures=chain.failures,
+            tasks=self.materials.tasks,
+            costs=chain.costs,
+        )
 
     def _grow(self, name: str, chain: Chain, method: EditMethod, cases: Sequence[EditCase]) -> None:
         """Put the next case on the chain."""
@@ -361,6 +382,25 @@ class _Work:
             )
         )
 
+    def _asked(
+        self, cell: Cell, edited: EditedModel, standing: Sequence[EditCase], tasks: Sequence[Probe]
+    ) -> tuple[list[Measurement] | Failure, float]:
+        """What is measured of a state, or why it cannot be; and the seconds of answers that an earlier process kept."""
+        if edited is self.rest:
+            by: KeptAnswers | None = self.original
+        else:
+            by = self._kept(cell.name, edited) if cell.mode != "single" else None
+        before = by.seconds if by is not None and by is not self.original else 0.0
+        continued = by.continued if by is not None else continuing(edited, self.plan.seed)
+        result = self._attempted(
+            lambda: measurements(edited, self.original, standing, tasks=tasks, by=by, continued=continued)
+        )
+        return result, before
+
+    def _kept(self, name: str, state: EditedModel) -> KeptAnswers:
+        """A state whose answers outlive the process."""
+        return KeptAnswers(state, self.folder.answers_file(name), seed=self.plan.seed)
+
     def _write(
         self,
         cells: Sequence[Cell],
@@ -375,15 +415,12 @@ class _Work:
     ) -> None:
         """Ask a state of the model, and add its part to each of the cells; None stands for no state to ask."""
         method = cells[0].method
-        answerer = self.original if edited is self.rest else edited
         failures, found = list(failures), []
         spent, timed = list(costs), {}
         if edited is not None:
             with phase(method, "evaluate") as cost:
-                result = self._attempted(
-                    lambda: measurements(edited, self.original, standing, tasks=tasks, seed=self.plan.seed, by=answerer)
-                )
-            spent.append(cost)
+                result, before = self._asked(cells[0], edited, standing, tasks)
+            spent.append(dataclasses.replace(cost, seconds=cost.seconds + before))
             if isinstance(result, Failure):
                 failures += result.of(standing)
             else:
@@ -401,7 +438,13 @@ class _Work:
             self.folder.add_cost(line)
             self.folder.add(cell, name, lines, end)
             self.estimate.did(method, self._amount(cell, name))
+        self.folder.forget_answers(cells[0].name)
         self.told(f"{cells[0].name}, part {name}{_noted(failures)}; {self.estimate.text()}")
+
+
+def _sequence_name(method: str, order: int) -> str:
+    """Under which the state of a sequence is kept."""
+    return f"{method}-order-{order}" if order else method
 
 
 def _conditioning(record: Any) -> list[Any]:
