@@ -75,10 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "rank":
             return rank_command.run(options)
         elif options.command == "study":
+            from editguard.report.side_by_side import write_side_by_side
             from editguard.report.study_files import write_study_files
             from editguard.study.command import execute
 
-            return execute(options, also=write_study_files)
+            return execute(options, also=write_study_files, beside=write_side_by_side)
         else:
             parser.print_help()
     except EditguardError as error:

@@ -31,11 +31,15 @@ class Curves:
         title: what is shown.
         sizes: numbers of edits in force, rising.
         panels: property -> method -> size -> value; the unedited model is one of the methods.
+        across: what the sizes are numbers of.
+        ticks: the sizes in words; the numbers themselves by default.
     """
 
     title: str
     sizes: tuple[int, ...]
     panels: Mapping[str, Mapping[str, Mapping[int, Value]]]
+    across: str = "edits in force"
+    ticks: tuple[str, ...] = ()
 
 
 def curves(results: Results, mode: Mode) -> Curves | None:
@@ -78,7 +82,7 @@ def draw(shown: Curves) -> Figure:
             lines[name] = _line(axis, values, looks[name])
         axis.set_title(criterion.replace("_", " ") + (" (bits)" if criterion == "fluency" else ""), fontsize=10)
         axis.set_xscale("log")
-        axis.set_xticks(shown.sizes, [str(size) for size in shown.sizes], fontsize=9)
+        axis.set_xticks(shown.sizes, shown.ticks or [str(size) for size in shown.sizes], fontsize=9)
         axis.minorticks_off()
         axis.set_xlim(shown.sizes[0] / 1.4, shown.sizes[-1] * 1.4)
         if criterion != "fluency":
@@ -93,7 +97,7 @@ def draw(shown: Curves) -> Figure:
         value.orders for panel in shown.panels.values() for values in panel.values() for value in values.values()
     )
     thin = "; thin: each order, thick: their mean" if several else ""
-    figure.supxlabel(f"edits in force (bars: 95 % intervals over edits{thin})", fontsize=10)
+    figure.supxlabel(f"{shown.across} (bars: 95 % intervals over edits{thin})", fontsize=10)
     labels = ["(no edit)" if name == UNEDITED else name.replace("$", r"\$") for name in lines]
     figure.legend(list(lines.values()), labels, loc="outside right upper", fontsize=9, frameon=False)
     return figure

@@ -22,17 +22,20 @@ _ESCAPED: Final[Mapping[str, str]] = {
 _TEXT_ONLY: Final = re.compile(r"\s+")
 
 
-def latex_tables(model: str, blocks: Sequence[Block], failures: Sequence[str]) -> str:
+def latex_tables(
+    model: str, blocks: Sequence[Block], failures: Sequence[str], *, notes: Sequence[str] = FOOTNOTES
+) -> str:
     """A file for `\\input`: a table for each block, as wide as the text at most, then the notes and the failures.
 
     Args:
         model: named in the captions.
         blocks, failures: as of `editguard.study.table`.
+        notes: below the tables.
     """
     parts = [
         "% needs \\usepackage{booktabs} and \\usepackage{graphicx}",
         *(line for block in blocks for line in _table(model, block)),
-        *(f"\\par\\noindent{{\\footnotesize {escaped(note)}\\par}}" for note in (*FOOTNOTES, *failures)),
+        *(f"\\par\\noindent{{\\footnotesize {escaped(note)}\\par}}" for note in (*notes, *failures)),
     ]
     return "\n".join(parts) + "\n"
 

@@ -10,12 +10,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from editguard.study.table import FOOTNOTES, Block
 
 
-def study_page(model: str, blocks: Sequence[Block], failures: Sequence[str], pictures: Mapping[str, bytes]) -> str:
+def study_page(
+    model: str,
+    blocks: Sequence[Block],
+    failures: Sequence[str],
+    pictures: Mapping[str, bytes],
+    *,
+    notes: Sequence[str] = FOOTNOTES,
+) -> str:
     """Return the HTML of a study.
 
     Args:
         model: named in the title.
         blocks, failures: as of `editguard.study.table`.
+        notes: below the tables.
         pictures: description -> bytes of an SVG file, which becomes part of the page.
     """
     environment = Environment(loader=PackageLoader("editguard.report"), autoescape=True, undefined=StrictUndefined)
@@ -23,6 +31,6 @@ def study_page(model: str, blocks: Sequence[Block], failures: Sequence[str], pic
         model=model,
         blocks=blocks,
         failures=failures,
-        footnotes=FOOTNOTES,
+        footnotes=notes,
         pictures={title: b64encode(picture).decode("ascii") for title, picture in pictures.items()},
     )

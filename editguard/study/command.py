@@ -8,13 +8,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, Final
 
 from editguard.errors import ConfigurationError
 from editguard.pocket import MODEL_NAME, MODEL_NAMES
+from editguard.study import side_by_side
 from editguard.study.folder import StudyFolder
+from editguard.study.grid import studies
 from editguard.study.parquet import require_pyarrow, write_parquet
 from editguard.study.plan import Plan
+from editguard.study.results import Results, read_results
 from editguard.study.summary import Row, summarised, write_summary
 from editguard.study.table import markdown, terminal
 
@@ -25,6 +29,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED: Final = 130
 """Exit status after Ctrl-C, as shells have it."""
+_ENDLESS: Final = 10_000
 EVERY: Final = 10.0
 """Seconds between two lines about the progress."""
 
@@ -34,16 +39,39 @@ def execute(
     *,
     command: Sequence[str] | None = None,
     also: Callable[[StudyFolder, Sequence[Row]], None] | None = None,
+    beside: Callable[[Path, Sequence[Results]], None] | None = None,
 ) -> int:
-    """Run the command; returns its exit status.
+    """Run the command: a study of each model with each data set, one after another; returns its exit status.
 
     Args:
         options: as parsed.
         command: what was typed, for the hint after an interruption; the process's own by default.
-        also: writes further files about the study, once its summary is there.
+        also: writes further files about a study, once its summary is there.
+        beside: writes files about several studies into the folder that holds theirs.
 
     Raises: EditguardError: a mistake of the user's.
     """
+    each = studies(options)
+    for one in each:
+        if len(each) > 1:
+            print(f"\n{one.out.name}\n{'=' * len(one.out.name)}")
+        status = _study(one, command, also)
+        if status:
+            return status
+    if len(each) > 1 and not options.plan:
+        found = [read_results(one.out) for one in each]
+        if beside is not None:
+            beside(options.out, found)
+        print(side_by_side.terminal(side_by_side.side_by_side(found), get_terminal_size((_ENDLESS, 24)).columns))
+    return 0
+
+
+def _study(
+    options: argparse.Namespace,
+    command: Sequence[str] | None,
+    also: Callable[[StudyFolder, Sequence[Row]], None] | None,
+) -> int:
+    """One study; returns an exit status."""
     folder = StudyFolder(options.out)
     if options.plan:
         print(_forecast(options, folder, *_planned(options)).text())

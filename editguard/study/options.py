@@ -16,14 +16,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="show cells, amounts and time of the plan, and run nothing")
     parser.add_argument("--costs", type=Path, metavar="FOLDER", help="a study whose costs tell how long this one takes")
     parser.add_argument(
-        "--model", default=MODEL_NAME, help=f"{', '.join(MODEL_NAMES)}, a directory, or a hub name (default: pocket)"
+        "--model",
+        default=MODEL_NAME,
+        help=f"comma list of {', '.join(MODEL_NAMES)}, directories or hub names (default: pocket); each gets a study",
     )
     parser.add_argument("--revision", help="revision of a model from the hub")
     parser.add_argument(
         "--cases",
-        type=Path,
-        metavar="FILE",
-        help="edit cases, one JSON object per line; 'pocket': those of the embedded models, for others of their world",
+        type=_paths,
+        default=(),
+        metavar="FILE,FILE",
+        help="data sets, a study for each: edit cases, one JSON object per line; 'pocket': those of the embedded "
+        "models, for others of their world",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="draw so many cases, or use the first N of the file")
     parser.add_argument("--methods", type=_names, default=("default",), help="comma list, 'default' or 'all'")
@@ -45,6 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="where prepared data is kept")
     parser.add_argument("--keep-prompts", action="store_true", help="record the prompts that memories of edits write")
     parser.add_argument("--offline", action="store_true", help="never ask the network for a model")
+
+
+def _paths(text: str) -> tuple[Path, ...]:
+    return tuple(Path(name) for name in _names(text))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ class Results:
         rows: one for each cell, as `Row.to_json` writes them.
         costs: one for each cell whose cost is known; None without costs.json.
         model: its name, where costs.json tells it.
+        parameters: how many the model has, where costs.json tells it.
+        cases: a digest of the edit cases, where summary.json tells it.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Results:
     rows: Mapping[Cell, Mapping[str, Any]]
     costs: Mapping[Cell, Mapping[str, Any]] | None
     model: str | None
+    parameters: int | None = None
+    cases: str | None = None
 
     def sizes(self) -> dict[str, list[int]]:
         """The modes that the study has, each with its numbers of edits in force."""
@@ -68,13 +72,18 @@ def read_results(path: Path) -> Results:
     declared = study.get("methods") if isinstance(study, dict) else None
     named = declared if isinstance(declared, dict) else {}
     notes = costs.get("notes") if costs is not None else None
-    model = notes.get("model") if isinstance(notes, dict) else None
+    noted = notes if isinstance(notes, dict) else {}
+    data = study.get("data") if isinstance(study, dict) else None
+    cases = data.get("cases_digest") if isinstance(data, dict) else None
+    model, parameters = noted.get("model"), noted.get("parameters")
     return Results(
         name=path.resolve().name,
         methods=tuple({**measured, **dict.fromkeys(named)}),
         rows=rows,
         costs=None if costs is None else _rows(path / "costs.json", costs),
         model=model if isinstance(model, str) else None,
+        parameters=parameters if isinstance(parameters, int) else None,
+        cases=cases if isinstance(cases, str) else None,
     )
 
 

@@ -126,6 +126,7 @@ def header(
     """
     environment = present_environment(device=model.device.type, dtype=str(model.dtype), fingerprint=model.fingerprint())
     record = dict(environment.record)
+    parameters = sum(parameter.numel() for parameter in model.module.parameters())
     return {
         "environment": {
             "device": environment.device,
@@ -148,7 +149,13 @@ def header(
             for name, method in created.items()
         },
         **({"orders": {"cases": plan.sequences[-1]}} if plan.orders > 1 else {}),
-        "notes": {"model": model.name, "revision": model.revision, "batch_size": model.batch_size, **record},
+        "notes": {
+            "model": model.name,
+            "parameters": parameters,
+            "revision": model.revision,
+            "batch_size": model.batch_size,
+            **record,
+        },
     }
 
 
