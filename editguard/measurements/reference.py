@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from editguard.edits import EditCase, EditRequest, content_id, superseded
+from editguard.edits import EditCase, EditRequest, content_id
 from editguard.errors import ConfigurationError
 from editguard.measurements.answering import Answering
 from editguard.measurements.fluency import CONTINUATION_TOKENS, Continuing
 from editguard.measurements.perplexity import PROTOCOL as PERPLEXITY
 from editguard.measurements.perplexity import UNIT, log_perplexity
 from editguard.measurements.record import CaseValue, Measurement
+from editguard.measurements.selection import standing_cases
 
 PROTOCOL: Final = "tfidf_cosine"
 ESSENCE_WORDS: Final = 100
@@ -63,7 +64,7 @@ def consistency(
 
     Raises: ConfigurationError: there is no reference for any edit, or the references have no words.
     """
-    standing, gone = _standing(cases)
+    standing, gone = standing_cases(cases)
     known = [case for case in standing if references.get(case.request.target.strip())]
     if not known:
         raise ConfigurationError("there are no reference texts for the target of any edit in force.")
@@ -113,7 +114,7 @@ def essence_drift(
 
     Raises: ConfigurationError: no subject of an edit in force has a text of two words.
     """
-    standing, gone = _standing(cases)
+    standing, gone = standing_cases(cases)
     words = {case.id: " ".join(texts.get(case.request.subject, ())).split() for case in standing}
     about = {name: " ".join(each[:ESSENCE_WORDS]) for name, each in words.items()}
     known = [case for case in standing if " " in about[case.id]]
@@ -136,12 +137,6 @@ def essence_drift(
         unit=UNIT,
         lower_is_better=True,
     )
-
-
-def _standing(cases: Sequence[EditCase]) -> tuple[list[EditCase], tuple[str, ...]]:
-    gone = superseded([case.request for case in cases])
-    standing = {case.id: case for place, case in enumerate(cases) if place not in gone}
-    return list(standing.values()), tuple(cases[place].id for place in sorted(gone))
 
 
 def _prompts(case: EditCase) -> list[str]:

@@ -36,6 +36,13 @@ class Selection:
     superseded: tuple[str, ...] = ()
 
 
+def standing_cases(cases: Sequence[EditCase]) -> tuple[list[EditCase], tuple[str, ...]]:
+    """The cases that no later one supersedes, each once, in their order of application; and the ids of the others."""
+    gone = superseded([case.request for case in cases])
+    standing = {case.id: case for place, case in enumerate(cases) if place not in gone}
+    return list(standing.values()), tuple(cases[place].id for place in sorted(gone))
+
+
 def select(
     property: Property,
     cases: Sequence[EditCase],

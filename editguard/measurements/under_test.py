@@ -20,6 +20,7 @@ from editguard.measurements.record import Lookup, Measurement
 from editguard.measurements.reference import consistency, essence_drift
 from editguard.measurements.ripples import Ripples, ripples
 from editguard.measurements.scores import measure
+from editguard.measurements.sentiment import Replies, sentiment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -273,6 +274,10 @@ class ModelUnderTest:
     def consistency(self, references: Mapping[str, Sequence[str]], *, seed: int = 0) -> Measurement:
         """Reference score of free continuations, with texts per target; see `reference.consistency`."""
         return consistency(continuing(_read(self._edited), seed), self.cases, references, **self._named)
+
+    def sentiment(self, replies: Mapping[str, Replies]) -> Measurement:
+        """Whether replies of the wanted sentiment are likelier, with replies per subject; see `sentiment.sentiment`."""
+        return sentiment(self._answers, self._original, self.cases, replies, **self._named)
 
     def drawdown(self, probes: Sequence[Probe] | None = None, kind: str | None = None) -> Measurement:
         """By how much accuracy on other tasks has fallen, item by item; arguments as for `other_tasks`."""
