@@ -129,6 +129,5 @@ def test_methods_that_leave_the_weights_alone_are_taken_to_five_hundred_edits(na
 
 
 @pytest.mark.parametrize("name", [info.name for info in methods().values() if info.family == "memory-based"])
-def test_methods_with_a_memory_are_taken_as_far_as_the_others_and_mello_to_a_hundred(name: str) -> None:
-    wanted = {("single", 1), *((mode, size) for mode in ("batch", "sequence") for size in (1, 10, 100))}
-    assert sizes("pocket-memory", name) >= (wanted if name == "mello" else modes())
+def test_methods_with_a_memory_are_taken_as_far_as_the_others(name: str) -> None:
+    assert sizes("pocket-memory", name) >= modes()
