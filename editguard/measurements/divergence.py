@@ -32,10 +32,6 @@ def divergence(
     texts: Sequence[str],
     *,
     over: Over = "texts",
-    method: str = "",
-    model: str = "",
-    mode: str = "single",
-    edit_ids: Sequence[str] | None = None,
 ) -> Measurement:
     """Measure KL(before || after) of next-token distributions, in nats; a value per text, the mean over its positions.
 
@@ -44,7 +40,7 @@ def divergence(
         texts: sentences or prompts that no edit is about; one that occurs twice counts once.
         over: "texts" feeds each text and compares at every token behind its first word; "next tokens" compares
             behind the whole text alone.
-        cases, method, model, mode, edit_ids: names for the record.
+        cases: the edits applied, in order.
 
     Computed in float32 over the whole vocabulary, a few texts at a time. A text that another model answers in the
     edited one's place, with another vocabulary, has no value.
@@ -79,10 +75,7 @@ def divergence(
             )
             for text, value in zip(unique, values, strict=True)
         ),
-        method=method,
-        model=model,
-        mode=mode,
-        edit_ids=tuple(request.id for request in requests) if edit_ids is None else tuple(edit_ids),
+        edit_ids=tuple(request.id for request in requests),
         superseded_edits=tuple(requests[place].id for place in sorted(superseded(requests))),
         unit="nats",
         lower_is_better=True,

@@ -59,17 +59,12 @@ def ngram_entropy(text: str) -> float | None:
 def fluency(
     continued: Continuing,
     cases: Sequence[EditCase],
-    *,
-    method: str = "",
-    model: str = "",
-    mode: str = "single",
 ) -> Measurement:
     """Measure the n-gram entropy, in bits, of continuations of the edits' own prompts.
 
     Args:
         continued: continues prompts on the model with all of `cases` in force.
         cases: the edits applied, in order; superseded ones are left out.
-        method, model, mode: names for the record.
     """
     gone = superseded([case.request for case in cases])
     standing = {case.id: case.request for place, case in enumerate(cases) if place not in gone}
@@ -93,9 +88,6 @@ def fluency(
         name="fluency",
         protocol=PROTOCOL,
         values=tuple(values),
-        method=method,
-        model=model,
-        mode=mode,
         edit_ids=tuple(case.id for case in cases),
         superseded_edits=tuple(cases[place].id for place in sorted(gone)),
         unit="bits",

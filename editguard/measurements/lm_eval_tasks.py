@@ -36,10 +36,6 @@ def lm_eval(
     num_fewshot: int | None = None,
     include_path: str | Path | None = None,
     limit: int | None = None,
-    method: str = "",
-    model: str = "",
-    mode: str = "single",
-    edit_ids: Sequence[str] | None = None,
 ) -> Measurement:
     """Run a task, or a group of them, on the edited and on the unedited model.
 
@@ -52,7 +48,6 @@ def lm_eval(
             0, as in lm-eval.
         include_path: a folder with tasks of your own, as YAML files.
         limit: most items of each task, the first ones.
-        method, model, mode, edit_ids: as for `measure`.
 
     Returns: values of the metric, with the unedited model's answers, so that `agreement` is known; the kind of an item
         is its task's name.
@@ -70,10 +65,7 @@ def lm_eval(
         kind=task,
         protocol="+".join(f"{PROTOCOL}:{name}" for name in names),
         values=tuple(values.values()),
-        method=method,
-        model=model,
-        mode=mode,
-        edit_ids=tuple(case.request.id for case in cases) if edit_ids is None else tuple(edit_ids),
+        edit_ids=tuple(case.id for case in cases),
     )
 
 

@@ -21,10 +21,6 @@ def memorisation_ratio(
     now: Answering,
     then: Answering,
     requests: Sequence[EditRequest],
-    *,
-    method: str = "",
-    model: str = "",
-    mode: str = "sequence",
 ) -> Measurement:
     """Measure P_now(target | prompt) / P_then(target | prompt) of each edit, P that of the whole target.
 
@@ -34,7 +30,6 @@ def memorisation_ratio(
         requests: what `then` was edited by, in order; those that a later one supersedes are left out, and counted.
             An edit that gives the same subject and relation another answer for another year is no such one: its
             prompt is another.
-        method, model, mode: names for the record.
 
     Returns: ratios, unit "ratio": 1 where nothing was forgotten, more where later edits have made the answer likelier.
     """
@@ -61,9 +56,7 @@ def memorisation_ratio(
         name="memorisation",
         protocol=PROTOCOL,
         values=tuple(values),
-        method=method,
-        model=model,
-        mode=mode,
+        mode="sequence",
         edit_ids=tuple(request.id for request in requests),
         superseded_edits=tuple(requests[place].id for place in sorted(gone)),
         unit="ratio",

@@ -70,10 +70,6 @@ def multi_hop(
     of: MultiHop = "any",
     form: str = SLOT,
     known: bool = True,
-    method: str = "",
-    model: str = "",
-    mode: str = "batch",
-    edit_ids: Sequence[str] | None = None,
 ) -> Measurement:
     """Measure MQuAKE instances, one value each (edit-wise: one per edit, grouped by instance).
 
@@ -87,7 +83,6 @@ def multi_hop(
         form: text with one `{}` in which every question, but no prompt of an edit, is put: for examples or labels.
         known: whether instances are left out, and counted, with an unedited hop that the unedited model fails. Never
             of the edit-wise measure, and not of what is asked before.
-        method, model, mode, edit_ids: names for the record.
 
     Instances of which a later edit wants another answer to an edited fact are left out too; their replaced requests
     are the measurement's superseded ones. `of_kind("3 hops, 2 edits")` of the result is one stratum.
@@ -122,10 +117,7 @@ def multi_hop(
         name=NAMES[of],
         protocol="decode_match",
         values=tuple(value for each in standing for value in _values(each, of, answers)),
-        method=method,
-        model=model,
-        mode=mode,
-        edit_ids=tuple(case.id for case in cases) if edit_ids is None else tuple(edit_ids),
+        edit_ids=tuple(case.id for case in cases),
         excluded_probes=tuple(excluded),
         superseded_edits=replaced,
     )

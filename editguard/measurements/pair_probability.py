@@ -70,11 +70,7 @@ def compare(
     *,
     of: Compared = "preference",
     kind: str | None = None,
-    method: str = "",
-    model: str = "",
-    mode: str = "single",
     limit: int | None = None,
-    edit_ids: Sequence[str] | None = None,
 ) -> Measurement:
     """Compare two given answers to each probe of a property.
 
@@ -87,7 +83,7 @@ def compare(
         property: "reliability", "generalization", "portability" (its subject replacements) or "locality".
         of: "preference" is 1 where the wanted answer is likelier, else 0 (a tie is 0); "margin" is P(wanted) less
             P(other), in [-1, 1], with P as in `token_probability`.
-        edited, original, cases, kind, method, model, mode, limit, edit_ids: as for `measure`.
+        edited, original, cases, kind, limit: as for `measure`.
 
     Raises: ConfigurationError: there is nothing to compare, or the property or kind has no such pair of answers.
     """
@@ -115,10 +111,7 @@ def compare(
         kind=kind,
         protocol=PROTOCOL,
         values=tuple(_value(pair, next(scores), next(scores), of) for pair in pairs),
-        method=method,
-        model=model,
-        mode=mode,
-        edit_ids=tuple(case.request.id for case in cases) if edit_ids is None else tuple(edit_ids),
+        edit_ids=tuple(case.id for case in cases),
         excluded_probes=(*selection.excluded, *left_out),
         superseded_edits=selection.superseded,
         unit="fraction" if of == "preference" else "probability",

@@ -46,10 +46,6 @@ def perplexity(
     texts: Sequence[str],
     *,
     of: Of = "level",
-    method: str = "",
-    model: str = "",
-    mode: str = "single",
-    edit_ids: Sequence[str] | None = None,
 ) -> Measurement:
     """Measure the logarithm of the perplexity of each text, in nats per token; a text that occurs twice counts once.
 
@@ -60,7 +56,6 @@ def perplexity(
         texts: sentences that no edit is about.
         of: "level" is that of the edited model; "rise" is by how much it is above the unedited model's: 0 without an
             edit, log 2 where the perplexity has doubled.
-        method, model, mode, edit_ids: names for the record.
 
     Raises: ConfigurationError: no text has more than one word.
     """
@@ -74,10 +69,7 @@ def perplexity(
         name="perplexity" if of == "level" else "perplexity rise",
         protocol=PROTOCOL,
         values=tuple(_value(*each) for each in zip(asked, before, after, strict=True)),
-        method=method,
-        model=model,
-        mode=mode,
-        edit_ids=tuple(request.id for request in requests) if edit_ids is None else tuple(edit_ids),
+        edit_ids=tuple(request.id for request in requests),
         superseded_edits=tuple(requests[place].id for place in sorted(superseded(requests))),
         unit=UNIT,
         lower_is_better=True,

@@ -46,11 +46,6 @@ def consistency(
     continued: Continuing,
     cases: Sequence[EditCase],
     references: Mapping[str, Sequence[str]],
-    *,
-    method: str = "",
-    model: str = "",
-    mode: str = "single",
-    edit_ids: Sequence[str] | None = None,
 ) -> Measurement:
     """Measure the reference score of free continuations, a value per edit.
 
@@ -60,7 +55,6 @@ def consistency(
         cases: the edits applied, in order; superseded ones are left out.
         references: per target, texts about *other* subjects of which the target is true. All of them together are
             the corpus. Edits towards other targets are left out, and counted.
-        method, model, mode, edit_ids: names for the record.
 
     Raises: ConfigurationError: there is no reference for any edit, or the references have no words.
     """
@@ -83,10 +77,7 @@ def consistency(
         name="reference score",
         protocol=PROTOCOL,
         values=tuple(values),
-        method=method,
-        model=model,
-        mode=mode,
-        edit_ids=tuple(case.id for case in cases) if edit_ids is None else tuple(edit_ids),
+        edit_ids=tuple(case.id for case in cases),
         excluded_probes=tuple(content_id("reference score", case.id, []) for case in standing if case not in known),
         superseded_edits=gone,
         unit="cosine",
@@ -98,11 +89,6 @@ def essence_drift(
     original: Answering,
     cases: Sequence[EditCase],
     texts: Mapping[str, Sequence[str]],
-    *,
-    method: str = "",
-    model: str = "",
-    mode: str = "single",
-    edit_ids: Sequence[str] | None = None,
 ) -> Measurement:
     """Measure by how much the log-perplexity of texts about each edit's subject rises, in nats per token.
 
@@ -110,7 +96,7 @@ def essence_drift(
 
     Args:
         texts: per subject; joined, and read up to `ESSENCE_WORDS`. Edits of other subjects are left out, and counted.
-        edited, original, cases, method, model, mode, edit_ids: as for `perplexity`.
+        edited, original, cases: as for `perplexity`.
 
     Raises: ConfigurationError: no subject of an edit in force has a text of two words.
     """
@@ -128,10 +114,7 @@ def essence_drift(
             _value("essence drift", case.request, "text", "", None if old is None or new is None else new - old, [])
             for case, old, new in zip(known, before, after, strict=True)
         ),
-        method=method,
-        model=model,
-        mode=mode,
-        edit_ids=tuple(case.id for case in cases) if edit_ids is None else tuple(edit_ids),
+        edit_ids=tuple(case.id for case in cases),
         excluded_probes=tuple(content_id("essence drift", case.id, []) for case in standing if case not in known),
         superseded_edits=gone,
         unit=UNIT,

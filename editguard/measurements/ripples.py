@@ -39,10 +39,6 @@ def ripples(
     *,
     of: Ripples = "passed",
     filtered: bool = True,
-    method: str = "",
-    model: str = "",
-    mode: str = "single",
-    edit_ids: Sequence[str] | None = None,
 ) -> Measurement:
     """Measure the tests of RippleEdits; one value per edit and criterion, whose name is its kind.
 
@@ -54,7 +50,6 @@ def ripples(
             executed / all tests, where an edit that did not take has no executed test.
         filtered: whether edits are left out whose fact the unedited model knows though it is recent, or does not
             know though the edit replaces it (where the record tells which of the two, and the previous answer).
-        method, model, mode, edit_ids: names for the record.
 
     Raises: ConfigurationError: no case carries tests of RippleEdits.
     """
@@ -114,10 +109,7 @@ def ripples(
         name=NAMES[of],
         protocol=PROTOCOL,
         values=tuple(values),
-        method=method,
-        model=model,
-        mode=mode,
-        edit_ids=tuple(case.id for case in cases) if edit_ids is None else tuple(edit_ids),
+        edit_ids=tuple(case.id for case in cases),
         excluded_probes=tuple(excluded),
         superseded_edits=tuple(cases[place].id for place in sorted(gone)),
     )

@@ -31,11 +31,7 @@ def measure(
     *,
     kind: str | None = None,
     tasks: Sequence[Probe] = (),
-    method: str = "",
-    model: str = "",
-    mode: str = "single",
     limit: int | None = None,
-    edit_ids: Sequence[str] | None = None,
 ) -> Measurement:
     """Measure one property of an edited model over the probes of its edits.
 
@@ -46,7 +42,6 @@ def measure(
         cases: the edits applied, in order, with their probes.
         kind: limits the probes to one kind.
         tasks: probes of other tasks, asked when that is the property.
-        method, model, mode: names for the record.
         limit: most probes to ask.
         edit_ids: ids of what is in force where that differs from `cases` (nothing, for the original model).
 
@@ -69,10 +64,7 @@ def measure(
         kind=kind,
         protocol="+".join(protocols),
         values=tuple(values[asked.probe.id] for asked in selection.asked),
-        method=method,
-        model=model,
-        mode=mode,
-        edit_ids=tuple(case.request.id for case in cases) if edit_ids is None else tuple(edit_ids),
+        edit_ids=tuple(case.id for case in cases),
         excluded_probes=selection.excluded,
         superseded_edits=selection.superseded,
     )

@@ -63,17 +63,12 @@ def sentiment(
     original: Answering,
     cases: Sequence[EditCase],
     replies: Mapping[str, Replies],
-    *,
-    method: str = "",
-    model: str = "",
-    mode: str = "single",
-    edit_ids: Sequence[str] | None = None,
 ) -> Measurement:
     """Measure `sentiment_score`, a value per edit. Without an edit it is sigmoid(wanted - other): the bar to pass.
 
     Args:
         replies: per subject. Edits of other subjects are left out, and counted.
-        edited, original, cases, method, model, mode, edit_ids: as for `measure`.
+        edited, original, cases: as for `measure`.
 
     Raises: ConfigurationError: there are no replies about the subject of any edit in force.
     """
@@ -105,10 +100,7 @@ def sentiment(
         name="sentiment",
         protocol=PROTOCOL,
         values=tuple(values),
-        method=method,
-        model=model,
-        mode=mode,
-        edit_ids=tuple(case.id for case in cases) if edit_ids is None else tuple(edit_ids),
+        edit_ids=tuple(case.id for case in cases),
         excluded_probes=tuple(content_id("sentiment", case.id) for case in standing if case not in known),
         superseded_edits=gone,
         unit="score",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from editguard.edits import SLOT, EditCase, EditRequest, Probe, Property, superseded
@@ -220,17 +221,7 @@ class ModelUnderTest:
 
     def perplexity(self, texts: Sequence[str], of: Of = "level") -> Measurement:
         """Logarithm of the perplexity of texts, in nats per token, or its "rise" above the unedited model's."""
-        return perplexity(
-            self._answers,
-            self._original,
-            self.cases,
-            texts,
-            of=of,
-            method=self.method,
-            model=self.model,
-            mode=self.mode,
-            edit_ids=tuple(request.id for request in self.requests),
-        )
+        return self._signed(perplexity(self._answers, self._original, self.cases, texts, of=of))
 
     def lm_eval(
         self,
@@ -251,7 +242,7 @@ class ModelUnderTest:
         """
         from editguard.measurements.lm_eval_tasks import lm_eval
 
-        return lm_eval(
+        found = lm_eval(
             task,
             self._answers,
             self._original,
@@ -260,24 +251,24 @@ class ModelUnderTest:
             num_fewshot=num_fewshot,
             include_path=include_path,
             limit=self._limit if limit is None else limit,
-            **self._named,
         )
+        return self._signed(found)
 
     def divergence(self, texts: Sequence[str], over: Over = "texts") -> Measurement:
         """KL divergence, in nats, of next-token distributions from the unedited model's; see `divergence`."""
-        return divergence(_read(self._edited), _read(self._rest), self.cases, texts, over=over, **self._named)
+        return self._signed(divergence(_read(self._edited), _read(self._rest), self.cases, texts, over=over))
 
     def essence_drift(self, texts: Mapping[str, Sequence[str]]) -> Measurement:
         """Rise of the log-perplexity of texts about the edits' subjects; see `reference.essence_drift`."""
-        return essence_drift(self._answers, self._original, self.cases, texts, **self._named)
+        return self._signed(essence_drift(self._answers, self._original, self.cases, texts))
 
     def consistency(self, references: Mapping[str, Sequence[str]], *, seed: int = 0) -> Measurement:
         """Reference score of free continuations, with texts per target; see `reference.consistency`."""
-        return consistency(continuing(_read(self._edited), seed), self.cases, references, **self._named)
+        return self._signed(consistency(continuing(_read(self._edited), seed), self.cases, references))
 
     def sentiment(self, replies: Mapping[str, Replies]) -> Measurement:
         """Whether replies of the wanted sentiment are likelier, with replies per subject; see `sentiment.sentiment`."""
-        return sentiment(self._answers, self._original, self.cases, replies, **self._named)
+        return self._signed(sentiment(self._answers, self._original, self.cases, replies))
 
     def drawdown(self, probes: Sequence[Probe] | None = None, kind: str | None = None) -> Measurement:
         """By how much accuracy on other tasks has fallen, item by item; arguments as for `other_tasks`."""
@@ -295,51 +286,40 @@ class ModelUnderTest:
 
     def multi_hop(self, of: MultiHop = "any", *, form: str = SLOT, known: bool = True) -> Measurement:
         """MQuAKE's measures over the instances in force; see `multi_hop.multi_hop`."""
-        return multi_hop(self._answers, self._original, self.cases, of=of, form=form, known=known, **self._named)
+        return self._signed(multi_hop(self._answers, self._original, self.cases, of=of, form=form, known=known))
 
     def ripples(self, of: Ripples = "passed", *, filtered: bool = True) -> Measurement:
         """The criteria of RippleEdits, a value per edit and criterion; see `ripples.ripples`."""
-        return ripples(self._answers, self._original, self.cases, of=of, filtered=filtered, **self._named)
+        return self._signed(ripples(self._answers, self._original, self.cases, of=of, filtered=filtered))
 
-    @property
-    def _named(self) -> dict[str, Any]:
-        """Names for a record."""
-        return {
-            "method": self.method,
-            "model": self.model,
-            "mode": self.mode,
-            "edit_ids": tuple(request.id for request in self.requests),
-        }
+    def _signed(self, found: Measurement) -> Measurement:
+        """The measurement with the names of what was measured."""
+        edits = tuple(request.id for request in self.requests)
+        return replace(found, method=self.method, model=self.model, mode=self.mode, edit_ids=edits)
 
     def _compare(self, property: Property, kind: str | None, of: Compared) -> Measurement:
-        return compare(
+        found = compare(
             property,
             self._answers,
             self._original,
             self.cases,
             of=of,
             kind=kind,
-            method=self.method,
-            model=self.model,
-            mode=self.mode,
             limit=self._limit,
-            edit_ids=tuple(request.id for request in self.requests),
         )
+        return self._signed(found)
 
     def _measure(self, property: Property, kind: str | None, tasks: Sequence[Probe] | None = None) -> Measurement:
-        return measure(
+        found = measure(
             property,
             self._answers,
             self._original,
             self.cases,
             kind=kind,
             tasks=self._tasks if tasks is None else tasks,
-            method=self.method,
-            model=self.model,
-            mode=self.mode,
             limit=self._limit,
-            edit_ids=tuple(request.id for request in self.requests),
         )
+        return self._signed(found)
 
     # What the edits cost
 

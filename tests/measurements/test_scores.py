@@ -112,7 +112,7 @@ def test_a_probe_counts_only_where_the_unedited_model_knows_what_it_builds_on() 
 def test_a_superseded_request_is_counted_and_left_out() -> None:
     first, other, later = moved(), moved("Norn", "Rena"), moved(target="Tolv")
     edited = Scripted({TEXT: "Tolv", other.text: "Rena"})
-    result = measure("reliability", edited, Scripted({}), [case(first), case(other), case(later)], mode="sequence")
+    result = measure("reliability", edited, Scripted({}), [case(first), case(other), case(later)])
     assert (result.mean, result.n, result.superseded, result.edits) == (1.0, 2, 1, 3)
     assert result.superseded_edits == (first.id,)
 
@@ -121,7 +121,7 @@ def test_retention_right_after_the_edit_is_immediate_success() -> None:
     edits = [case(moved(name, f"T{name}")) for name in ("A", "B", "C")]
     edited = Scripted({edits[0].request.text: "TA", edits[2].request.text: "TC"})
     for n in range(1, 4):
-        retention = measure("reliability", edited, Scripted({}), edits[:n], mode="sequence")
+        retention = measure("reliability", edited, Scripted({}), edits[:n])
         immediate = measure("reliability", edited, Scripted({}), edits[n - 1 : n])
         assert retention.values[-1] == immediate.values[0]
 
