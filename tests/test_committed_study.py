@@ -121,10 +121,10 @@ def test_every_method_that_changes_existing_weights_takes_part_in_every_mode_and
             assert sizes("pocket", name) == modes(), name
 
 
-@pytest.mark.parametrize("name", ["ke", "mend", "t-patcher", "calinet", "grace", "wise"])
+@pytest.mark.parametrize("name", ["ke", "mend", "t-patcher", "calinet", "grace", "wise", "lora"])
 def test_methods_that_leave_the_weights_alone_are_taken_to_five_hundred_edits(name: str) -> None:
-    """Batches of 1,000 are for those that learn several edits together."""
-    batches = BATCHES if methods()[name].batches else BATCHES[:-1]
+    """Batches of 1,000 are for those that learn several edits together; LoRA's was not measured."""
+    batches = BATCHES if methods()[name].batches and name != "lora" else BATCHES[:-1]
     assert sizes("pocket-frozen-and-trained", name) >= modes(batches=batches)
 
 
