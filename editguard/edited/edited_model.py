@@ -80,6 +80,10 @@ class EditedModel:
             raise ValueError(f"the chain has {len(self.edits)} edits; a prefix of {n_edits} does not exist.")
         return EditedModel(self.model, self.edits[:n_edits])
 
+    def anew(self) -> EditedModel:
+        """Return the same chain without what it has found in its memories for the prompts so far."""
+        return self.prefix(len(self.edits))
+
     @property
     def requests(self) -> tuple[EditRequest, ...]:
         """All requests in the order of their application."""
@@ -97,6 +101,10 @@ class EditedModel:
     def activate(self) -> None:
         """Bring the physical model to exactly this stack; nothing happens when it is there already."""
         switch(self.model, self.changes)
+
+    def count_tokens(self, prompts: Sequence[str]) -> int:
+        """Return how many tokens the prompts have together, before any memory writes them anew."""
+        return sum(len(self.model.encode(prompt)) for prompt in prompts)
 
     def memory(self, method: str | None = None) -> EditMemory | None:
         """Return the newest memory of edits, or that of one method; None where there is none."""

@@ -1,14 +1,8 @@
 """Numbers with unit and per-case values: what was asked, what came back, how it was judged."""
 
 from editguard.measurements.answering import ANSWER_TOKENS, Answering, Remembered
-from editguard.measurements.efficiency import (
-    AnsweringCost,
-    EfficiencySummary,
-    PhaseCost,
-    answering_cost,
-    phase,
-    summarise,
-)
+from editguard.measurements.efficiency import EfficiencySummary, PhaseCost, phase, summarise
+from editguard.measurements.inference import AnsweringCost, answering_cost, timed_prompts
 from editguard.measurements.intervals import cluster_bootstrap, mean_interval, wilson
 from editguard.measurements.matching import OUTCOMES, PASSING, judge_answer, normalise
 from editguard.measurements.pair_probability import compare, harmonic_mean, token_probability
@@ -39,6 +33,7 @@ __all__ = [
     "normalise",
     "phase",
     "summarise",
+    "timed_prompts",
     "token_probability",
     "wilson",
 ]

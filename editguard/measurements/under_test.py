@@ -12,8 +12,8 @@ from editguard.measurements.answering import ANSWER_TOKENS, Answering, Read, Rem
 from editguard.measurements.decoding import decode
 from editguard.measurements.divergence import Over, divergence
 from editguard.measurements.drawdown import drawdown
-from editguard.measurements.efficiency import AnsweringCost, answering_cost
 from editguard.measurements.fluency import continuing
+from editguard.measurements.inference import AnsweringCost, answering_cost
 from editguard.measurements.multi_hop import MultiHop, multi_hop
 from editguard.measurements.pair_probability import Compared, compare
 from editguard.measurements.perplexity import Of, perplexity
@@ -57,8 +57,17 @@ class Switchable(Answering, Protocol):
     def model(self) -> Physical:
         """The physical model."""
 
+    def anew(self) -> Self:
+        """The same model, which has not looked up any prompt yet."""
+
     def activate(self) -> None:
         """Bring the physical model to this one's edits."""
+
+    def consult(self, prompts: Sequence[str]) -> object:
+        """Find what is read in place of each prompt."""
+
+    def count_tokens(self, prompts: Sequence[str]) -> int:
+        """How many tokens the prompts have together, as they are asked."""
 
     def stored_bytes(self) -> int | None:
         """Bytes of the numbers that the edits left behind; None where one of them does not tell."""

@@ -128,6 +128,16 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Note what asking an edited model takes; a test that edits while it runs is not asking alone."""
+    cell = collection.cell_of(item)
+    if cell is None or not collection.uses(item, "edited") or collection.uses(item, "editor"):
+        return (yield)
+    with state.of(item.config).runtime.asking(cell):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, None, None]:
     """After a test: its state of the model again; after a group: the model's own bytes."""
     try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
     from editguard.comparison import CheckRecord, Environment, Verdict
-    from editguard.measurements import Measurement, PhaseCost
+    from editguard.measurements import AnsweringCost, Measurement, PhaseCost
 
 TITLE = "editguard"
 
@@ -28,6 +28,8 @@ class Gathered:
 
     measurements: dict[str, Measurement] = field(default_factory=dict)
     costs: list[PhaseCost] = field(default_factory=list)
+    answering: dict[str, list[AnsweringCost]] = field(default_factory=dict)
+    """Of each method the passes that each process has timed."""
     verdicts: list[Verdict] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
     """Which baseline each check asked for, without its verdict; with values only where they are to be written."""
@@ -67,12 +69,14 @@ class Reporter:
         if told is None:
             return
         from editguard.comparison import Verdict
-        from editguard.measurements import Measurement, PhaseCost
+        from editguard.measurements import AnsweringCost, Measurement, PhaseCost
 
         for record in told.get("measurements", ()):
             measurement = _slim(Measurement.from_json(record))
             self._gathered.measurements.setdefault(measurement.id, measurement)
         self._gathered.costs += [PhaseCost.from_json(cost) for cost in told.get("costs", ())]
+        for method, cost in told.get("answering", {}).items():
+            self._gathered.answering.setdefault(method, []).append(AnsweringCost.from_json(cost))
         for check in told.get("checks", ()):
             verdict = check.pop("verdict")
             if verdict is not None:
@@ -218,7 +222,7 @@ class Reporter:
             if verbosity >= 0:
                 for line in terminal.measurement_table(list(from_tests.measurements.values())):
                     yield line, {}
-                yield from self._costs(terminal.efficiency_table(from_tests.costs))
+                yield from self._costs(terminal.efficiency_table(from_tests.costs, from_tests.answering))
             if from_tests.verdicts:
                 yield terminal.verdict_counts(from_tests.verdicts), {}
             if verbosity >= 0:

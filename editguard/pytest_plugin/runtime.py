@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from editguard.comparison import Environment
     from editguard.edited import EditedModel
     from editguard.edits import EditCase, EditRequest, Probe
-    from editguard.measurements import Measurement, ModelUnderTest, PhaseCost, Remembered
+    from editguard.measurements import AnsweringCost, Measurement, ModelUnderTest, PhaseCost, Remembered
     from editguard.methods.protocol import EditMethod
     from editguard.models.language_model import LanguageModel
     from editguard.pytest_plugin.editor import Editor
@@ -49,6 +50,8 @@ class Runtime:
     Attributes:
         worker: number of the xdist worker, None without xdist.
         on_measurement: called with every measurement that a test takes.
+        costs: of the phases since they were last taken.
+        answering: method -> what a pass takes with its edits, as far as it was timed since then.
     """
 
     configuration: Configuration
@@ -56,6 +59,8 @@ class Runtime:
     worker: int | None = None
     on_measurement: Callable[[Measurement], None] | None = None
     costs: list[PhaseCost] = field(default_factory=list)
+    answering: dict[str, AnsweringCost] = field(default_factory=dict)
+    _timed: set[str] = field(default_factory=set)
     _model: LanguageModel | None = None
     _failure: EditguardError | None = None
     _unedited: ModelUnderTest | None = None
@@ -115,6 +120,7 @@ class Runtime:
             self.leave_group()
             self._group = self._begin(cell)
         edited = self._grown(self._group, cell)
+        self._time_a_pass(cell, edited)
         edited.activate()
         self._expected, self._before = edited, None
         self._watch()
@@ -147,6 +153,17 @@ class Runtime:
             return WatchedModel(edited, original=base, cases=cases, method=cell.method, mode=mode, tasks=tasks)
 
         return Editor(expected, group.method.apply, under_test)
+
+    @contextmanager
+    def asking(self, cell: Cell) -> Iterator[None]:
+        """Note what a test takes that asks the edited model."""
+        from editguard.measurements.efficiency import phase
+
+        try:
+            with phase(cell.method, "evaluate") as cost:
+                yield
+        finally:
+            self.costs.append(cost)
 
     def after_test(self) -> None:
         """Put back the state from before the test, and look whether it is that state.
@@ -241,6 +258,12 @@ class Runtime:
         costs = [cost.to_json() for cost in self.costs]
         self.costs.clear()
         return costs
+
+    def take_answering(self) -> dict[str, dict[str, Any]]:
+        """Which passes were timed since the last call, as plain data."""
+        answering = {method: cost.to_json() for method, cost in self.answering.items()}
+        self.answering.clear()
+        return answering
 
     # ---- inner working
 
@@ -369,6 +392,16 @@ class Runtime:
             result = group.method.apply(edited, requests)
         self.costs.append(cost)
         return result
+
+    def _time_a_pass(self, cell: Cell, edited: EditedModel) -> None:
+        """Once for each method, see what a pass takes with edits in force; what cannot be run is not timed."""
+        from editguard.measurements import answering_cost, timed_prompts
+
+        if cell.method in self._timed or not cell.edits:
+            return
+        self._timed.add(cell.method)
+        with suppress(EditguardError):
+            self.answering[cell.method] = answering_cost(edited, self._at_rest(), timed_prompts(cell.cases))
 
     def _activate_expected(self) -> None:
         (self._expected or self._at_rest()).activate()

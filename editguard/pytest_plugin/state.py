@@ -59,6 +59,7 @@ class State:
             "measurements": list(notes.measurements.values()),
             "checks": notes.checks,
             "costs": self.runtime.take_costs(),
+            "answering": self.runtime.take_answering(),
         }
         return {name: value for name, value in taken.items() if value}
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from statistics import median
+from types import MappingProxyType
 from typing import Any, Final, get_args
 
 from editguard.comparison.check import CheckRecord
 from editguard.comparison.verdict import Kind, Verdict
 from editguard.edits import PROPERTIES
-from editguard.measurements.efficiency import EfficiencySummary, PhaseCost, summarise
+from editguard.measurements.efficiency import Applications, EfficiencySummary, PhaseCost, PhaseTotal, summarise
+from editguard.measurements.inference import AnsweringCost
 from editguard.measurements.record import Measurement, named
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
@@ -101,26 +104,62 @@ def orphan_lines(orphans: Sequence[CheckRecord], command: str) -> list[str]:
     return [head, *(f"  {check.label}: {check.title} [{check.method}]" for check in orphans)]
 
 
-def efficiency_table(costs: Sequence[PhaseCost] | Sequence[EfficiencySummary]) -> list[str]:
-    """Seconds and memory per method: preparation apart from the edits, the first edit apart from the others."""
+def efficiency_table(
+    costs: Sequence[PhaseCost] | Sequence[EfficiencySummary],
+    answering: Mapping[str, Sequence[AnsweringCost]] = MappingProxyType({}),
+) -> list[str]:
+    """Seconds per method: preparation, the first edit and the others, by how many were applied at once; below, memory
+    and energy of each phase.
+
+    answering: of each method the passes that were timed.
+    """
     summaries = [one for one in costs if isinstance(one, EfficiencySummary)]
     summaries += summarise([one for one in costs if isinstance(one, PhaseCost)])
     rows = [
         [
-            one.method,
-            f"{one.preparation_seconds:.1f}",
-            str(one.edits),
-            _seconds(one.first_seconds),
-            _seconds(one.median_seconds),
-            "" if one.quartiles is None else f"{one.quartiles[0]:.2f} to {one.quartiles[1]:.2f}",
-            f"{one.evaluation_seconds:.1f}",
-            _memory(one.host_peak_bytes or None),
-            _memory(one.device_peak_bytes),
+            *([one.method, f"{one.preparation_seconds:.1f}"] if first else ["", ""]),
+            "" if batch is None else str(batch.edits),
+            "" if batch is None else str(batch.times),
+            _seconds(one.first_seconds) if first else "",
+            "" if batch is None else _seconds(batch.median_seconds),
+            "" if batch is None or batch.quartiles is None else " to ".join(map(_seconds, batch.quartiles)),
+            *([f"{one.evaluation_seconds:.1f}", *_passes(answering.get(one.method, ()))] if first else [""] * 3),
+            _memory(one.host_peak_bytes or None) if first else "",
         ]
         for one in summaries
+        for first, batch in _with_first(one.applications)
     ]
-    times = ["prepare s", "edits", "first s", "median s", "quartiles s", "evaluate s"]
-    return _table(rows, ["method", *times, "host GiB", "device GiB"])
+    times = ["prepare s", "at once", "times", "first s", "median s", "quartiles s", "evaluate s"]
+    table = _table(rows, ["method", *times, "a pass", "ms more a token", "host GiB"])
+    return [*table, *(["", *below] if (below := _phases(summaries)) else [])]
+
+
+def _with_first(batches: Sequence[Applications]) -> Iterator[tuple[bool, Applications | None]]:
+    """Each of a method's batches, and whether it is the first; a method without any has one empty line."""
+    yield from ((at == 0, batch) for at, batch in enumerate(batches or [None]))
+
+
+def _passes(costs: Sequence[AnsweringCost]) -> list[str]:
+    """How many times as long a pass takes with the edits, and what they add to a token of the question."""
+    added = [each.overhead_per_token for each in costs if each.overhead_per_token is not None]
+    return [
+        f"x {median(each.ratio for each in costs):.2f}" if costs else "",
+        f"{median(added) * 1000:.3f}" if added else "",
+    ]
+
+
+def _phases(summaries: Sequence[EfficiencySummary]) -> list[str]:
+    """Peaks and energy of preparing, editing and evaluating; columns that nothing is known for are left out."""
+    columns: dict[str, Callable[[PhaseTotal], str]] = {
+        "host GiB": lambda total: _memory(total.host_peak_bytes),
+        "device GiB": lambda total: _memory(total.device_peak_bytes),
+        "reserved GiB": lambda total: _memory(total.device_reserved_bytes),
+        "J": lambda total: "" if total.joules is None else f"{total.joules:.0f}",
+    }
+    totals = [(one.method, name, total) for one in summaries for name, total in one.phases.items()]
+    shown = [name for name, cell in columns.items() if any(cell(total) for _, _, total in totals)]
+    rows = [[method, name, *(columns[each](total) for each in shown)] for method, name, total in totals]
+    return _table(rows, ["method", "phase", *shown]) if shown else []
 
 
 def _in_full(verdicts: Iterable[Verdict], kind: Kind) -> list[str]:

@@ -21,8 +21,6 @@ COMPARED: Final[tuple[Measured, ...]] = ("portability", "locality", "other_tasks
 """What asks the unedited model too: for its own answers, or for what it must know."""
 SINGLE_TASKS: Final = 8
 """About so many items of other tasks are asked after each single edit; over the edits all of them are."""
-TIMED_CASES: Final = 8
-"""Of so many cases the prompts are timed."""
 
 
 def measurements(
@@ -72,14 +70,6 @@ def tasks_in_turn(tasks: Sequence[Probe], position: int) -> Sequence[Probe]:
     edits together have asked all items."""
     stride = max(1, len(tasks) // SINGLE_TASKS)
     return tasks[position % stride :: stride]
-
-
-def timed_prompts(cases: Sequence[EditCase]) -> list[str]:
-    """The prompts whose pass is timed, the same for every state: of the first cases the edit's own, and one that the
-    edit should not reach."""
-    own = [case.request.text for case in cases[:TIMED_CASES]]
-    others = [probe.prompt for case in cases[:TIMED_CASES] for probe in probes_of(case, "locality")[:1]]
-    return list(dict.fromkeys([*own, *others]))
 
 
 def records(

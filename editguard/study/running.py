@@ -20,13 +20,13 @@ from editguard.comparison import present_environment
 from editguard.edited import EditedModel, merged
 from editguard.edits import EditCase, Probe, content_id
 from editguard.errors import AmbiguousTokens, InvalidEdit, MethodRefused, PromptTooLong
-from editguard.measurements import Measurement, PhaseCost, answering_cost, phase
+from editguard.measurements import Measurement, PhaseCost, answering_cost, phase, timed_prompts
 from editguard.measurements.fluency import continuing
 from editguard.methods.protocol import DemonstrationRecord, EditMethod, Preparation
 from editguard.methods.registry import create, methods
 from editguard.study.answers import KeptAnswers
 from editguard.study.chain import SAVED_EVERY, Chain, saved_chain
-from editguard.study.evaluation import COMPARED, left_out, measurements, records, tasks_in_turn, timed_prompts
+from editguard.study.evaluation import COMPARED, left_out, measurements, records, tasks_in_turn
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import UNEDITED, Cell, Plan
 from editguard.study.progress import Estimate

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean, median, stdev
 from typing import Any, Final
 
 from editguard.edits import PROPERTIES
 from editguard.measurements import AnsweringCost, PhaseCost, mean_interval, summarise
+from editguard.measurements.efficiency import known_max
 from editguard.methods.registry import methods
 from editguard.storage import write_atomically
 from editguard.study.folder import Part, StudyFolder
@@ -95,11 +96,13 @@ def summarised(folder: StudyFolder) -> list[Row]:
 
 
 def costs_of(folder: StudyFolder) -> list[dict[str, Any]]:
-    """Seconds and memory by method, mode and size; of work that was done twice, after a kill, the later counts.
+    """Seconds, memory and energy by method, mode and size; of work that was done twice, after a kill, the later counts.
 
-    The seconds of an answer are medians over the states of a cell; None where no pass was timed.
+    The seconds of an answer are medians over the states of a cell; None where no pass was timed. "phases" has what
+    preparing, editing and evaluating took each, as far as it is known; the preparation is the method's, for all its
+    cells.
     """
-    preparation: dict[str, float] = {}
+    preparation: dict[str, list[PhaseCost]] = {}
     spent: dict[Cell, dict[tuple[int, str], list[PhaseCost]]] = defaultdict(dict)
     timed: dict[Cell, dict[tuple[int, str], AnsweringCost]] = defaultdict(dict)
     for record in folder.costs():
@@ -111,7 +114,7 @@ def costs_of(folder: StudyFolder) -> list[dict[str, Any]]:
             if "answering" in record:
                 timed[cell][part] = AnsweringCost.from_json(record["answering"])
         else:  # later preparations find what the first has left on disk
-            preparation.setdefault(record["method"], sum(cost.seconds for cost in costs))
+            preparation.setdefault(record["method"], costs)
     found = []
     for cell in sorted(spent, key=lambda cell: (*_group(cell), cell.method)):
         if cell.method == UNEDITED:
@@ -121,6 +124,9 @@ def costs_of(folder: StudyFolder) -> list[dict[str, Any]]:
             continue
         [one] = summarise(known)
         answering = list(timed[cell].values())
+        overhead = [added for each in answering if (added := each.overhead_per_token) is not None]
+        prepared = summarise(preparation.get(cell.method, []))
+        phases = {name: total for each in (*prepared, one) for name, total in each.phases.items()}
         found.append(
             {
                 "method": cell.method,
@@ -128,14 +134,19 @@ def costs_of(folder: StudyFolder) -> list[dict[str, Any]]:
                 "size": cell.size,
                 "edits": one.edits,
                 "seconds_per_edit": one.median_seconds,
+                "quartile_seconds": one.quartiles,
+                "applications": sum(each.times for each in one.applications),
                 "first_seconds": one.first_seconds,
-                "preparation_seconds": preparation.get(cell.method),
+                "preparation_seconds": prepared[0].preparation_seconds if prepared else None,
                 "evaluation_seconds": one.evaluation_seconds,
                 "answer_seconds": median(each.edited_seconds for each in answering) if answering else None,
                 "unedited_answer_seconds": median(each.unedited_seconds for each in answering) if answering else None,
                 "answer_ratio": median(each.ratio for each in answering) if answering else None,
+                "overhead_seconds_per_token": median(overhead) if overhead else None,
                 "host_peak_bytes": one.host_peak_bytes,
                 "device_peak_bytes": one.device_peak_bytes,
+                "device_reserved_bytes": known_max(total.device_reserved_bytes for total in one.phases.values()),
+                "phases": {name: asdict(total) for name, total in phases.items()},
             }
         )
     return found

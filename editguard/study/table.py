@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from tabulate import MIN_PADDING, tabulate
 
+from editguard.measurements.efficiency import Phase
 from editguard.measurements.fluency import CONTINUATION_TOKENS
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import UNEDITED, Cell
@@ -39,19 +40,31 @@ _GAP: Final = 2
 """Characters between two columns."""
 ONE_BY_ONE: Final = " *"
 COSTS: Final = "Costs"
-"""Title of the table of seconds and memory."""
+"""Title of the table of seconds and sizes."""
 _COSTS: Final = (
-    *("edits", "method", "s per edit", "first s", "preparing s", "asking s", "host GiB", "device GiB"),
-    *("KiB held", "KiB per edit", "ms per answer", "unedited ms", "tokens per answer"),
+    *("edits", "method", "s per edit", "quartiles s", "first s", "preparing s", "asking s", "host GiB", "device GiB"),
+    *("KiB held", "KiB per edit", "ms per answer", "unedited ms", "ms more per token", "tokens per answer"),
 )
+MEMORY: Final = "Memory and energy of each phase"
+"""Title of the table of peaks and joules."""
+_PHASES: Final[Mapping[Phase, str]] = {"prepare": "preparing", "edit": "editing", "evaluate": "asking"}
+_QUANTITIES: Final[Mapping[str, tuple[str, str, float]]] = {
+    "host_peak_bytes": ("host GiB", ".2f", 1 / _GIGA),
+    "device_peak_bytes": ("device GiB", ".2f", 1 / _GIGA),
+    "device_reserved_bytes": ("reserved GiB", ".2f", 1 / _GIGA),
+    "joules": ("J", ",.0f", 1),
+}
+"""Of a phase's total: what stands in the column, and how."""
 FOOTNOTES: Final = (
     "Mean with 95 % interval (over edits) and number of cases, by real decoding; portability only where the unedited "
     "model knows the other premises; locality is agreement with the unedited model. Edits that were refused are not "
     "in force and not asked about; they are counted under `failed`.",
     "* edits one request at a time: its batch is a sequence.",
     "Held: the numbers that the edits of a state left behind (factors, neurons, keys and values; dense updates of a "
-    "sequence are one sum, the text of prompts is not counted). Answer: a pass over some prompts, edited and unedited. "
-    "Tokens: read and written for an answer through a memory of edits, the mean.",
+    "sequence are one sum, the text of prompts is not counted). Answer: a pass over some prompts, edited and unedited; "
+    "what the edits add to it is shared among the tokens of the prompts as asked. Tokens per answer: read and written "
+    "for an answer through a memory of edits, the mean. Seconds per edit: median and quartiles of all applications but "
+    "the first, which pays caches.",
     f"Fluency: entropy of the words' bigrams and trigrams in {CONTINUATION_TOKENS} drawn tokens after the edit's "
     "prompt.",
 )
@@ -90,7 +103,7 @@ class Block:
 
 
 def blocks(folder: StudyFolder, rows: Sequence[Row]) -> list[Block]:
-    """The tables of a study: one for each mode and size, and that of the costs where any are known.
+    """The tables of a study: one for each mode and size, and those of the costs where any are known.
 
     Raises: ConfigurationError: the folder holds no study.
     """
@@ -103,8 +116,10 @@ def blocks(folder: StudyFolder, rows: Sequence[Row]) -> list[Block]:
         ]
         found.append(Block(title, ("method", "edits", *(COLUMNS[name] for name in columns), "failed"), tuple(lines)))
     by_cell = {row.cell: row for row in rows}
-    costs = tuple(tuple(_cost(cost, by_cell)) for cost in costs_of(folder))
-    return [*found, Block(COSTS, _COSTS, costs)] if costs else found
+    costs = costs_of(folder)
+    if costs:
+        found.append(Block(COSTS, _COSTS, tuple(tuple(_cost(cost, by_cell)) for cost in costs)))
+    return [*found, *_by_phase(costs)]
 
 
 def failures(rows: Sequence[Row]) -> Iterator[str]:
@@ -203,18 +218,41 @@ def _cost(cost: Mapping[str, Any], rows: Mapping[Cell, Row]) -> list[str]:
     cell = Cell(cost["method"], cost["mode"], cost["size"])
     row = rows.get(cell)
     held = (row.stored_bytes, row.stored_bytes_per_edit) if row is not None else (None, None)
-    seconds = ("seconds_per_edit", "first_seconds", "preparation_seconds", "evaluation_seconds")
+    seconds = ("first_seconds", "preparation_seconds", "evaluation_seconds")
     memory = ("host_peak_bytes", "device_peak_bytes")
-    answers = ("answer_seconds", "unedited_answer_seconds")
+    answers = ("answer_seconds", "unedited_answer_seconds", "overhead_seconds_per_token")
     return [
         _title(cell),
         cost["method"],
+        _figure(cost["seconds_per_edit"], ".3g"),
+        " to ".join(_figure(end, ".3g") for end in cost["quartile_seconds"] or ()),
         *(_figure(cost[name], ".3g") for name in seconds),
         *(_figure(cost[name], ".2f", 1 / _GIGA) for name in memory),
         *(_figure(size, ",.1f", 1 / _KILO) for size in held),
         *(_figure(cost[name], ".3g", 1000) for name in answers),
         _figure(None if row is None else row.tokens_per_answer, ",.0f"),
     ]
+
+
+def _by_phase(costs: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
+    """The table of what each phase took of each quantity, without the columns that nothing is known for."""
+    known = [
+        (name, phase)
+        for name in _QUANTITIES
+        for phase in _PHASES
+        if any(cost["phases"].get(phase, {}).get(name) is not None for cost in costs)
+    ]
+    if not known:
+        return
+    lines = []
+    for cost in costs:
+        line = [_title(Cell(cost["method"], cost["mode"], cost["size"])), cost["method"]]
+        for name, phase in known:
+            _, form, unit = _QUANTITIES[name]
+            line.append(_figure(cost["phases"].get(phase, {}).get(name), form, unit))
+        lines.append(tuple(line))
+    titles = [f"{_PHASES[phase]} {_QUANTITIES[name][0]}" for name, phase in known]
+    yield Block(MEMORY, ("edits", "method", *titles), tuple(lines))
 
 
 def _figure(value: float | None, form: str, unit: float = 1) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from editguard.edits import EditCase, EditRequest, Probe
 
@@ -52,6 +53,15 @@ class Scripted:
 
     def says(self, prompt: str) -> str:
         return self.script.get(prompt, self.default)
+
+    def anew(self) -> Self:
+        return self
+
+    def consult(self, prompts: Sequence[str]) -> None:
+        """Find nothing."""
+
+    def count_tokens(self, prompts: Sequence[str]) -> int:
+        return sum(len(prompt.split()) for prompt in prompts)
 
     def activate(self) -> None:
         self.activations += 1

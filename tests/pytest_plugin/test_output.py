@@ -53,7 +53,12 @@ def test_the_header_is_the_configuration_and_the_model_follows_after_collection(
             "collected 1 item",
             "editguard: model toy-model, fingerprint 0123456789abcdef, device cpu, dtype float32",
             "*= editguard =*",
-            "method * prepare s * edits *",
+            "method * prepare s * at once * times * first s *",
+            "toy * 1 * 1 * x *",
+            "method * phase * host GiB*",
+            "toy * prepare *",
+            "toy * edit *",
+            "toy * evaluate *",
         ],
     )
     quiet = suite.run("--editguard-methods=toy", "-q")
@@ -271,3 +276,46 @@ def test_a_mistake_in_a_tests_request_is_one_line_and_the_way_there_on_demand(su
     result.stdout.re_match_lines([r"^test_\w+\.py:\d+: ConfigurationError: other tasks have no pair of old and new .*"])
     result.stdout.no_fnmatch_line("*def compare(*")
     suite.run("--editguard-methods=toy", "--full-trace").stdout.fnmatch_lines(["*def compare(*"])
+
+
+def test_asking_is_timed_but_not_where_a_test_edits_and_a_pass_once_for_each_method(suite: Suite) -> None:
+    suite.file(
+        """
+        from editguard.measurements import devices
+        TWO = request("Sorvenia")
+
+        class Clock:
+            now = 0.0
+
+            def perf_counter(self):
+                self.now += 1.0
+                return self.now
+
+        CLOCK = Clock()
+
+        @pytest.fixture(autouse=True, scope="session")
+        def standing_clock():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(devices, "time", CLOCK)
+                yield
+
+        @pytest.mark.edit(ONE)
+        @pytest.mark.parametrize("again", range(2))
+        def test_asking(edited, again):
+            CLOCK.now += 100
+            raise AssertionError
+
+        @pytest.mark.edit(TWO)
+        def test_other(edited): pass
+
+        def test_editing(editor):
+            CLOCK.now += 1000
+        """
+    )
+    result = suite.run("--editguard-methods=toy", "--tb=no")
+    result.assert_outcomes(passed=2, failed=2)
+    lines = [line.split() for line in result.outlines]
+    titles = next(at for at, line in enumerate(lines) if line[:2] == ["method", "prepare"])
+    [toy] = [line for line in lines[titles + 2 :] if line[:2] == ["toy", "3.0"]]
+    assert toy[2:4] == ["1", "1"]  # of two applications the first stands apart
+    assert toy[6:9] == ["203.0", "x", "1.00"]  # three tests, of which two take a hundred

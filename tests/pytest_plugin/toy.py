@@ -76,6 +76,9 @@ class ToyModel:
             for prompt, answer in pairs
         ]
 
+    def encode(self, prompt: str) -> list[int]:
+        return [len(word) for word in prompt.split()]
+
     def next_tokens(self, prompts: Sequence[str], k: int = 5) -> list[list[tuple[str, float]]]:
         return [
             [(f" {self.answer(prompt)}", 0.75), *((f" t{rank}", 0.01) for rank in range(1, k))] for prompt in prompts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comparison.built import accepted, lost, measured
 
 from editguard.comparison import judge, missing
-from editguard.measurements import PhaseCost
+from editguard.measurements import AnsweringCost, PhaseCost
 from editguard.report.terminal import (
     METHODS_ABREAST,
     efficiency_table,
@@ -94,14 +94,39 @@ def test_what_so_many_cases_can_show_stands_in_a_table() -> None:
     assert lines[3].split()[-2:] == ["5", "0.050"]
 
 
-def test_preparation_and_edits_have_columns_of_their_own() -> None:
+def test_preparation_and_edits_have_columns_of_their_own_and_each_number_at_once_a_line() -> None:
     costs = [
-        PhaseCost(method="rome", phase="prepare", seconds=12.34, host_peak_bytes=2**30),
+        PhaseCost(method="rome", phase="prepare", seconds=12.34, host_peak_bytes=2**30, host_phase_peak_bytes=2**29),
         PhaseCost(method="rome", phase="edit", edits=1, seconds=3.0),
         PhaseCost(method="rome", phase="edit", edits=1, seconds=0.5),
+        PhaseCost(method="rome", phase="edit", edits=10, seconds=2.0),
+        PhaseCost(method="rome", phase="edit", edits=10, seconds=4.0),
+    ]
+    passes = [AnsweringCost(prompts=2, edited_seconds=0.5, unedited_seconds=0.25, tokens=100)]
+    lines = efficiency_table(costs, {"rome": passes})
+    assert lines[2].split() == ["rome", "12.3", "1", "1", "3.00", "0.50", "0.0", "x", "2.00", "5.000", "1.00"]
+    assert lines[3].split() == ["10", "2", "0.30", "0.25", "to", "0.35"]
+    assert lines[4] == ""
+    assert lines[5].split() == ["method", "phase", "host", "GiB"]
+    assert [line.split() for line in lines[7:]] == [["rome", "prepare", "0.50"], ["rome", "edit"]]
+
+
+def test_memory_and_energy_of_a_card_have_columns_where_they_are_known() -> None:
+    card = {"device_peak_bytes": 2**30, "device_reserved_bytes": 2**31}
+    costs = [
+        PhaseCost(method="rome", phase="edit", edits=1, seconds=1.0, joules=40.4, **card),
+        PhaseCost(method="ike", phase="prepare", seconds=1.0),
+        PhaseCost(method="ike", phase="evaluate", seconds=1.0),
     ]
     lines = efficiency_table(costs)
-    assert lines[2].split() == ["rome", "12.3", "2", "3.00", "0.50", "0.0", "1.00"]
+    assert lines[3].split() == ["ike", "1.0", "1.0"]
+    assert " ".join(lines[5].split()) == "method phase device GiB reserved GiB J"
+    assert [line.split() for line in lines[7:]] == [
+        ["rome", "edit", "1.00", "2.00", "40"],
+        ["ike", "prepare"],
+        ["ike", "evaluate"],
+    ]
+    assert len(efficiency_table([PhaseCost(method="rome", phase="edit", edits=1)])) == 3
 
 
 def test_orphans_come_with_the_command_that_removes_them() -> None:

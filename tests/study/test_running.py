@@ -126,6 +126,8 @@ def test_every_state_is_timed_over_the_same_prompts_beside_the_unedited_one(stud
         "prompts": len(prompts),
         "edited_seconds": 2.0,
         "unedited_seconds": 1.0,
+        "lookup_seconds": 0.0,
+        "tokens": None,
     }
 
 

@@ -10,6 +10,7 @@ from editguard.measurements import mean_interval, wilson
 from editguard.study import table
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import Cell
+from editguard.study.results import read_results
 from editguard.study.summary import costs_of, summarised, write_summary
 
 
@@ -186,7 +187,12 @@ def test_what_earlier_records_do_not_say_is_missing_and_not_zero(folder, known):
     assert rows[0].to_json()["stored_bytes"] == (4096 if known else None)
     [line] = [line for line in table.markdown(folder, rows).splitlines() if line.startswith("| Batch of 2")]
     shown = [part.strip() for part in line.strip("|").split("|")]
-    assert shown[-5:] == (["4.0", "2.0", "500", "250", "30"] if known else [""] * 5)
+    sizes_and_answers = (["4.0", "2.0"], ["500", "250"], ["30"]) if known else ([""] * 2, [""] * 2, [""])
+    sizes, answers, tokens = sizes_and_answers
+    assert shown[-6:] == [*sizes, *answers, "", *tokens]
+    assert found["overhead_seconds_per_token"] is None
+    assert [block.title for block in table.blocks(folder, rows)] == ["Batch of 2", table.COSTS]
+    assert found["phases"]["edit"]["host_peak_bytes"] is None
 
 
 def test_answers_through_a_memory_say_what_they_cost_how_often_it_took_them_and_how_they_ended(folder):
@@ -216,3 +222,65 @@ def test_of_answers_that_were_timed_twice_the_later_count_and_the_middle_one_of_
         folder.add_cost({"cell": cell.name, "part": part, "costs": costs, "answering": answering})
     [found] = costs_of(folder)
     assert (found["answer_seconds"], found["unedited_answer_seconds"], found["answer_ratio"]) == (2.0, 0.5, 4.0)
+
+
+def cost(phase, seconds, *, edits=0, **more):
+    return {"method": "rome", "phase": phase, "edits": edits, "seconds": seconds, **more}
+
+
+def test_what_edits_cost_is_told_by_batch_with_the_first_apart_and_each_phase_by_itself(folder):
+    gib = 2**30
+    prepared = cost("prepare", 5.0, host_phase_peak_bytes=3 * gib, device_reserved_bytes=8 * gib, joules=100.0)
+    folder.add_cost({"method": "rome", "costs": [prepared]})
+    for part, (seconds, joules) in {"a": (9.0, 50.0), "b": (1.0, 1.0), "c": (2.0, 1.0), "d": (3.0, 1.0)}.items():
+        edit = cost("edit", seconds, edits=1, host_phase_peak_bytes=gib, device_reserved_bytes=2 * gib, joules=joules)
+        asked = cost("evaluate", 1.0, host_phase_peak_bytes=2 * gib, joules=None)
+        answering = {"prompts": 2, "edited_seconds": 0.5, "unedited_seconds": 0.25, "tokens": 100}
+        line = {"cell": "rome-single-1", "part": part, "costs": [edit, asked], "answering": answering}
+        folder.add_cost(line)
+        folder.add(Cell("rome", "single", 1), part, [value(part, 1.0)], end())
+    folder.add_cost({"cell": "rome-batch-10", "part": "10", "costs": [cost("edit", 20.0, edits=10)]})
+    folder.add(Cell("rome", "batch", 10), "10", [value("a", 1.0)], end(10))
+    single, batch = costs_of(folder)
+    assert (single["first_seconds"], single["seconds_per_edit"], single["quartile_seconds"]) == (9.0, 2.0, (1.5, 2.5))
+    assert (single["applications"], single["overhead_seconds_per_token"]) == (3, pytest.approx(0.005))
+    assert (batch["seconds_per_edit"], batch["quartile_seconds"], batch["applications"]) == (2.0, None, 1)
+    assert {name: (total["seconds"], total["host_peak_bytes"]) for name, total in single["phases"].items()} == {
+        "prepare": (5.0, 3 * gib),
+        "edit": (15.0, gib),
+        "evaluate": (4.0, 2 * gib),
+    }
+    assert [single["phases"][name]["joules"] for name in ("prepare", "edit", "evaluate")] == [100.0, 53.0, None]
+    assert (single["device_reserved_bytes"], batch["device_reserved_bytes"]) == (2 * gib, None)
+    rows = summarised(folder)
+    write_summary(folder, rows, table.markdown(folder, rows))
+    assert read_results(folder.path).costs[Cell("rome", "single", 1)]["quartile_seconds"] == [1.5, 2.5]
+    by_phase = table.blocks(folder, rows)[-1]
+    assert by_phase.title == table.MEMORY
+    assert dict(zip(by_phase.headers, by_phase.lines[0], strict=True)) == {
+        "edits": "Single edits",
+        "method": "rome",
+        "preparing host GiB": "3.00",
+        "editing host GiB": "1.00",
+        "asking host GiB": "2.00",
+        "preparing reserved GiB": "8.00",
+        "editing reserved GiB": "2.00",
+        "preparing J": "100",
+        "editing J": "53",
+    }
+    assert by_phase.lines[1] == ("Batch of 10", "rome", "3.00", "", "", "8.00", "", "100", "")
+    [costs] = [block for block in table.blocks(folder, rows) if block.title == table.COSTS]
+    assert costs.lines[0][2:5] == ("2", "1.5 to 2.5", "9")
+    assert costs.lines[0][costs.headers.index("ms more per token")] == "5"
+
+
+def test_a_run_tells_of_each_phase(study):
+    folder = study(single=2)
+    rows = summarised(folder)
+    [found] = costs_of(folder)
+    assert list(found["phases"]) == ["prepare", "edit", "evaluate"]
+    assert found["overhead_seconds_per_token"] is not None
+    [line] = [line for line in folder.costs() if "answering" in line][:1]
+    assert line["answering"]["tokens"] > line["answering"]["prompts"]
+    known = [total["host_peak_bytes"] for total in found["phases"].values()]
+    assert (table.blocks(folder, rows)[-1].title == table.MEMORY) == (known != [None] * 3)
