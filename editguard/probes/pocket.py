@@ -39,6 +39,8 @@ by name are among them."""
 TRAINING_RELATIONS: Final = (*PEOPLE_RELATIONS, "spouse")
 TRAINING_CASES: Final = 2_000
 KEEP_APART: Final = "Draw the cases with pocket_cases(..., exclude=pocket_training_subjects())."
+FORM: Final = "pocket"
+"""Name of the form of cases that are drawn from the embedded models' world."""
 KINDS_OF_HOPS: Final = {2: "one_hop", 3: "two_hop"}
 
 
@@ -94,7 +96,7 @@ def pocket_case(
         *_portability(world, request, relation, exclude),
         *_locality(world, request, relation, rng, neighbours, {subject, target, previous or "", *exclude}),
     )
-    return EditCase(request=request, probes=probes, label=f"{subject}: {relation}")
+    return EditCase(request=request, probes=probes, label=f"{subject}: {relation}", origin={"form": FORM})
 
 
 def pocket_cases(
@@ -189,7 +191,9 @@ def pocket_training_cases(
             *_rephrases(world, request, fact.relation),
             *_locality(world, request, fact.relation, rng, 3, changed),
         )
-        cases.append(EditCase(request=request, probes=probes, label=f"{fact.subject}: {fact.relation}"))
+        cases.append(
+            EditCase(request=request, probes=probes, label=f"{fact.subject}: {fact.relation}", origin={"form": FORM})
+        )
     return tuple(cases)
 
 

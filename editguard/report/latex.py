@@ -35,7 +35,7 @@ def latex_tables(
     parts = [
         "% needs \\usepackage{booktabs} and \\usepackage{graphicx}",
         *(line for block in blocks for line in _table(model, block)),
-        *(f"\\par\\noindent{{\\footnotesize {escaped(note)}\\par}}" for note in (*notes, *failures)),
+        *(_note(note) for note in (*notes, *failures)),
     ]
     return "\n".join(parts) + "\n"
 
@@ -46,6 +46,18 @@ def escaped(text: str) -> str:
 
 
 def _table(model: str, block: Block) -> Iterator[str]:
+    if block.lines:
+        yield from _tabular(model, block)
+    else:
+        yield _note(f"{block.title}:")
+    yield from (_note(note) for note in block.notes)
+
+
+def _note(text: str) -> str:
+    return f"\\par\\noindent{{\\footnotesize {escaped(text)}\\par}}"
+
+
+def _tabular(model: str, block: Block) -> Iterator[str]:
     yield r"\begin{table}[htbp]"
     yield r"\centering"
     yield f"\\caption{{{escaped(model)}: {escaped(block.title[:1].lower() + block.title[1:])}.}}"

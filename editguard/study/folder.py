@@ -26,6 +26,8 @@ from editguard.storage import append, refuse_unwritable, write_atomically
 from editguard.study.plan import Cell
 
 FORMAT: Final = 1
+_JOINING: Final = {"data"}
+"""Notes that follow from the cases, so that they are right for a study that was begun without them."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class StudyFolder:
         """Make the folder a study of `header`, or see that it is one.
 
         The methods of the header join those that are there, and so do "orders"; what both have must be equal, and all
-        else but the "notes", which only explain.
+        else but the "notes", which only explain; that of the data set joins where there is none.
 
         Raises: ConfigurationError: the folder holds another study; names the first difference.
         """
@@ -84,13 +86,17 @@ class StudyFolder:
                 self._refuse_difference(name, found.get(name), wanted.get(name))
             for name in sorted(common):
                 self._refuse_difference(name, found["methods"][name], wanted["methods"][name])
-            if wanted["methods"].keys() <= found["methods"].keys() and not joining & wanted.keys():
-                return
             wanted = {
                 **{name: wanted[name] for name in joining & wanted.keys()},
                 **found,
                 "methods": {**found["methods"], **wanted["methods"]},
+                "notes": {
+                    **{name: wanted["notes"][name] for name in _JOINING & wanted["notes"].keys()},
+                    **found["notes"],
+                },
             }
+            if wanted == found:
+                return
         elif any(self.cells()):
             raise ConfigurationError(f"{self.path} holds records but no study.json: use another folder.")
         text = json.dumps(wanted, indent=1, ensure_ascii=False, sort_keys=True) + "\n"

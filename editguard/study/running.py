@@ -26,6 +26,7 @@ from editguard.methods.protocol import DemonstrationRecord, EditMethod, Preparat
 from editguard.methods.registry import create, methods
 from editguard.study.answers import KeptAnswers
 from editguard.study.chain import SAVED_EVERY, Chain, saved_chain
+from editguard.study.data_set import described
 from editguard.study.evaluation import COMPARED, left_out, measurements, records, tasks_in_turn
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import UNEDITED, Cell, Plan
@@ -154,6 +155,7 @@ def header(
             "parameters": parameters,
             "revision": model.revision,
             "batch_size": model.batch_size,
+            "data": described(cases),
             **record,
         },
     }

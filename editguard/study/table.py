@@ -15,6 +15,7 @@ from editguard.measurements.efficiency import Phase
 from editguard.measurements.fluency import CONTINUATION_TOKENS
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import UNEDITED, Cell
+from editguard.study.published import compared, data_key, published
 from editguard.study.summary import Row, costs_of
 
 COLUMNS: Final[Mapping[str, str]] = {
@@ -39,6 +40,9 @@ _HEADER: Final = 12
 _GAP: Final = 2
 """Characters between two columns."""
 ONE_BY_ONE: Final = " *"
+PUBLISHED: Final = "Published, by the same protocol"
+"""Title of the table of others' figures."""
+_PUBLISHED: Final = ("edits", "method", "measure", "protocol", "ours", "theirs", "difference", "source")
 COSTS: Final = "Costs"
 """Title of the table of seconds and sizes."""
 _COSTS: Final = (
@@ -94,12 +98,14 @@ class Block:
     Attributes:
         title: mode and size, or what the table is about.
         headers: of the columns.
-        lines: cells; what stands below each other in a cell is parted by line ends.
+        lines: cells; what stands below each other in a cell is parted by line ends. Without any there is no table.
+        notes: sentences below it.
     """
 
     title: str
     headers: tuple[str, ...]
     lines: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
 
 
 def blocks(folder: StudyFolder, rows: Sequence[Row]) -> list[Block]:
@@ -119,7 +125,7 @@ def blocks(folder: StudyFolder, rows: Sequence[Row]) -> list[Block]:
     costs = costs_of(folder)
     if costs:
         found.append(Block(COSTS, _COSTS, tuple(tuple(_cost(cost, by_cell)) for cost in costs)))
-    return [*found, *_by_phase(costs)]
+    return [*found, *_by_phase(costs), published_block(folder.header()["notes"], rows)]
 
 
 def failures(rows: Sequence[Row]) -> Iterator[str]:
@@ -137,10 +143,12 @@ def _document(
     notes = ["", *(line for note in FOOTNOTES for line in (note, ""))]
     parts: list[str] = []
     for block in blocks(folder, rows):
-        if block.title == COSTS:
+        if block.title in (COSTS, PUBLISHED):
             parts, notes = parts + notes, []
         lines = [[cell.replace("\n", line_break) for cell in line] for line in block.lines]
-        parts += [heading.format(block.title), *tables_within(lines, block.headers, style, 2, width)]
+        parts.append(heading.format(block.title))
+        parts += tables_within(lines, block.headers, style, 2, width) if lines else []
+        parts += [line for note in block.notes for line in ("", note)][not lines :]
     return "\n".join([*parts, *notes, *(f"\n{line}" for line in failures(rows))])
 
 
@@ -253,6 +261,41 @@ def _by_phase(costs: Sequence[Mapping[str, Any]]) -> Iterator[Block]:
         lines.append(tuple(line))
     titles = [f"{_PHASES[phase]} {_QUANTITIES[name][0]}" for name, phase in known]
     yield Block(MEMORY, ("edits", "method", *titles), tuple(lines))
+
+
+def published_block(notes: Mapping[str, Any], rows: Sequence[Row]) -> Block:
+    """Others' figures beside ours, in percent, with all that is odd about them; or one sentence where there is none.
+
+    notes: of the study's header.
+    """
+    known, found = published(), compared(notes, rows)
+    lines = [
+        (
+            _title(pair.cell),
+            pair.cell.method,
+            pair.figure.metric,
+            pair.figure.protocol,
+            f"{pair.ours:.1f}\nn={pair.cases}",
+            f"{pair.figure.value:.1f}",
+            f"{pair.ours - pair.figure.value:+.1f}",
+            known.sources[pair.figure.source],
+        )
+        for pair in found.pairs
+    ]
+    if found.pairs:
+        told = [
+            f"{name}: {known.protocols[name]}." for name in dict.fromkeys(each.figure.protocol for each in found.pairs)
+        ]
+        odd = dict.fromkeys(note for pair in found.pairs for note in pair.figure.notes)
+        told += [known.notes[note] for note in odd]
+    elif data_key(notes.get("data")) is None:
+        told = ["No published figure has this model, data, method and protocol; the data set is none of those known."]
+    else:
+        told = ["No published figure has this model, data, method and protocol."]
+    if found.otherwise:
+        others = dict.fromkeys(f"{each.metric} ({each.protocol})" for each in found.otherwise)
+        told.append(f"Published by another protocol, and not compared: {', '.join(others)}.")
+    return Block(PUBLISHED, _PUBLISHED, tuple(lines), tuple(told))
 
 
 def _figure(value: float | None, form: str, unit: float = 1) -> str:

@@ -84,7 +84,7 @@ def test_the_page_holds_the_rows_of_the_table_and_nothing_from_elsewhere(study):
     write_study_files(study, rows)
     text = (study.path / "table.html").read_text(encoding="utf-8")
     page = parsed(text)
-    wanted = [[list(block.headers), *map(list, block.lines)] for block in blocks(study, rows)]
+    wanted = [[list(block.headers), *map(list, block.lines)] for block in blocks(study, rows) if block.lines]
     assert page.tables == wanted
     assert "0.50\n[0.09, 0.91]\nn=2" in page.tables[0][1]
     assert all(address.startswith(("#", "data:image/svg+xml;base64,")) for address in page.fetched)
@@ -108,6 +108,8 @@ def test_all_forms_have_the_same_figures_and_are_the_same_bytes_again(study):
         for line in block.lines:
             for cell in line:
                 assert cell.replace("\n", "<br>") in table
+        for note in block.notes:
+            assert all(note in text for text in (table, files["table.html"].decode(), files["table.tex"].decode()))
     tex = files["table.tex"].decode()
     assert tex.count("{[}0.09, 0.91{]}") == files["table.html"].decode().count("[0.09, 0.91]") > 0
     assert len(list(failures(rows))) == 1
