@@ -140,3 +140,19 @@ class PromptTooLong(EditguardError, ValueError):
             f"the prompt {shown!r} has {self.tokens} tokens, more than the model's context of {self.limit}: "
             "shorten it, or use fewer demonstrations."
         )
+
+
+class WorkersLost(EditguardError):
+    """Processes that work on a study were lost again and again, over some of its parts or before they began."""
+
+    def __init__(self, items: Iterable[str], why: str, tries: int) -> None:
+        self.items, self.why, self.tries = list(items), why, tries
+        super().__init__(self.items, why, tries)
+
+    def __str__(self) -> str:
+        cure = (
+            "Often there is too little memory: give fewer --workers. Complete parts are kept; the same command goes on."
+        )
+        if not self.items:
+            return f"workers were lost {self.tries} times before they began ({self.why}). {cure}"
+        return f"{self.tries} workers were lost one after another at {'; '.join(self.items)} ({self.why}). {cure}"

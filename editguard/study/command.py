@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from editguard.errors import ConfigurationError
 from editguard.pocket import MODEL_NAME, MODEL_NAMES
 from editguard.study import side_by_side
+from editguard.study.engines import refuse_engine
 from editguard.study.folder import StudyFolder
 from editguard.study.grid import studies
 from editguard.study.parquet import require_pyarrow, write_parquet
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from editguard.edits import EditCase, Probe
     from editguard.study.forecast import Forecast
     from editguard.study.running import Materials
+    from editguard.study.worker import Place, Setup
 
 INTERRUPTED: Final = 130
 """Exit status after Ctrl-C, as shells have it."""
@@ -73,6 +75,8 @@ def _study(
 ) -> int:
     """One study; returns an exit status."""
     folder = StudyFolder(options.out)
+    if not options.table:
+        refuse_engine(options)
     if options.plan:
         print(_forecast(options, folder, *_planned(options)).text())
         return 0
@@ -100,19 +104,36 @@ def _run(options: argparse.Namespace, folder: StudyFolder) -> None:
     told = _Printer()
     told(_forecast(options, folder, plan, cases).short(), now=True)
 
-    from editguard.models.loading import load_model
-    from editguard.study.running import run
+    if options.engine == "local" and options.workers in (None, 1):
+        from editguard.study.running import run
+        from editguard.study.worker import Place
 
-    told(f"loading {options.model}", now=True)
+        told(f"loading {options.model}", now=True)
+        place = Place(threads=options.threads)
+        place.use_threads()
+        setup = set_up(options, place)
+        run(setup.plan, setup.model, setup.cases, folder, materials=setup.materials, told=told)
+    else:
+        from editguard.study.engines import run_engine
+
+        run_engine(options, set_up, plan, cases, folder, told)
+
+
+def set_up(options: argparse.Namespace, place: Place) -> Setup:
+    """What a study is run with, the same in every process; each has its own of several GPUs."""
+    from editguard.models.loading import load_model
+    from editguard.study.worker import Setup
+
+    plan, cases = _planned(options)
     model = load_model(
         options.model,
         revision=options.revision,
-        device=options.device,
+        device=place.device(options.device),
         dtype=options.dtype,
         batch_size=options.batch_size,
         offline=options.offline,
     )
-    run(plan, model, cases, folder, materials=_materials(options, cases), told=told)
+    return Setup(plan, model, cases, _materials(options, cases))
 
 
 def _planned(options: argparse.Namespace) -> tuple[Plan, tuple[EditCase, ...]]:
@@ -157,7 +178,7 @@ def _forecast(options: argparse.Namespace, folder: StudyFolder, plan: Plan, case
                 f"{options.costs} holds no costs.jsonl: --costs names the folder of a study that has run."
             )
     folder.refuse_other_data(len(cases), digest_of_cases(cases))
-    return forecast(plan, cases, folder, tasks=_tasks(options), measured=measured)
+    return forecast(plan, cases, folder, tasks=_tasks(options), measured=measured, workers=options.workers or 1)
 
 
 def _tasks(options: argparse.Namespace) -> Sequence[Probe]:

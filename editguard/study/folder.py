@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from editguard.edited.chain_file import remove_chain
 from editguard.errors import ConfigurationError, MalformedRecord
-from editguard.storage import append, refuse_unwritable, write_atomically
+from editguard.storage import append, refuse_unwritable, replacing, write_atomically
 from editguard.study.plan import Cell
 
 FORMAT: Final = 1
@@ -178,6 +178,28 @@ class StudyFolder:
                 f"cannot write {path}: {failure.strerror or failure}. All parts before are kept; free some space, and "
                 "give the same command again."
             ) from failure
+
+    def arrange(self, cell: Cell, names: Sequence[str]) -> None:
+        """Bring the parts of a file into the order of `names`, others behind them; it is written only if they are not.
+
+        Raises: ConfigurationError: it cannot be written. MalformedRecord: as for `parts`.
+        """
+        if len(names) < 2:
+            return
+        path, places, start = self._file(cell), dict[str, tuple[int, int]](), 0
+        found = []
+        for part, behind in _complete(path):
+            found.append(part.name)
+            places[part.name] = (start, behind)
+            start = behind
+        wanted = list(dict.fromkeys([*(name for name in names if name in places), *found]))
+        if found == wanted:
+            return
+        self._whole.pop(cell, None)
+        with path.open("rb") as before, replacing(path, error=ConfigurationError) as after:
+            for start, behind in (places[name] for name in wanted):
+                before.seek(start)
+                after.write(before.read(behind - start))
 
     def _file(self, cell: Cell) -> Path:
         return self.path / "records" / f"{cell.name}.jsonl"

@@ -19,6 +19,7 @@ from editguard.measurements import AnsweringCost, PhaseCost
 from editguard.methods.registry import methods
 from editguard.study.evaluation import questions, tasks_in_turn
 from editguard.study.folder import StudyFolder
+from editguard.study.items import kind_of
 from editguard.study.plan import MODES, UNEDITED, Cell, Plan
 from editguard.study.progress import duration
 
@@ -96,15 +97,26 @@ class Forecast:
     Attributes:
         cells: in the order of the work.
         preparing: method -> seconds of its preparation, of those that have something left and were measured.
+        workers: how many processes share the work.
     """
 
     cells: tuple[Expected, ...]
     preparing: Mapping[str, float]
+    workers: int = 1
 
     @property
     def seconds(self) -> float:
         """Of all that is known."""
         return sum(each.seconds or 0.0 for each in self.cells) + sum(self.preparing.values())
+
+    @property
+    def shared_seconds(self) -> float:
+        """Until the last worker is done: no less than the longest chain takes, which one of them does alone."""
+        chains: dict[tuple[str, int], float] = defaultdict(float)
+        for each in self.cells:
+            if kind_of(each.cell) == "sequence":
+                chains[each.cell.method, each.cell.order] += each.seconds or 0.0
+        return max(self.seconds / self.workers, *chains.values(), 0.0)
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -119,7 +131,8 @@ class Forecast:
         if left <= set(self.unknown):
             return "time unknown"
         names = ", ".join("(no edit)" if name == UNEDITED else name for name in self.unknown)
-        return f"about {duration(self.seconds)}" + (f", and unknown for {names}" if names else "")
+        by = f" with {self.workers} workers" if self.workers > 1 else ""
+        return f"about {duration(self.shared_seconds)}{by}" + (f", and unknown for {names}" if names else "")
 
     def short(self) -> str:
         """One line: cells, parts left and time."""
@@ -152,12 +165,14 @@ def forecast(
     *,
     tasks: Sequence[Probe] = (),
     measured: Sequence[StudyFolder] = (),
+    workers: int = 1,
 ) -> Forecast:
     """Lay out a plan over cases, of which `folder` may hold a part already.
 
     Args:
         tasks: items of other tasks.
         measured: folders whose costs are known; a method's come from the first that has it.
+        workers: how many processes share the work.
 
     Raises: MalformedRecord: a record of a folder cannot be read.
     """
@@ -175,7 +190,7 @@ def forecast(
         for expected in _cells(plan, name, cases, folder, tasks, paces.get(name, []))
     ]
     unfinished = dict.fromkeys(each.cell.method for each in cells if each.held < each.parts)
-    return Forecast(tuple(cells), {name: preparations[name] for name in unfinished if name in preparations})
+    return Forecast(tuple(cells), {name: preparations[name] for name in unfinished if name in preparations}, workers)
 
 
 def measured_paces(folder: StudyFolder) -> tuple[dict[str, list[Pace]], dict[str, float]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Final
 
 from editguard.pocket import MODEL_NAME, MODEL_NAMES
+
+ENGINES: Final = ("local", "ray")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="prompts answered at once")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes that share the work, each with a model")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of the processor, for each process")
+    parser.add_argument("--engine", choices=ENGINES, default="local", help="this machine, or a Ray cluster")
+    parser.add_argument("--ray-address", metavar="A", help="of the cluster: auto, or HOST:PORT (default: RAY_ADDRESS)")
+    parser.add_argument("--gpus-per-worker", type=float, metavar="F", help="on Ray; a fraction shares one (default: 1)")
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens for second moments (default: 10 x d_ff)")
     parser.add_argument("--corpus", type=Path, metavar="FILE", help="running text, one document per line")
     parser.add_argument("--demonstrations", type=Path, metavar="FILE", help="records for methods that edit by example")

@@ -29,8 +29,9 @@ from editguard.study.chain import SAVED_EVERY, Chain, saved_chain
 from editguard.study.data_set import described
 from editguard.study.evaluation import COMPARED, left_out, measurements, records, tasks_in_turn
 from editguard.study.folder import StudyFolder
+from editguard.study.items import Item
 from editguard.study.plan import UNEDITED, Cell, Plan
-from editguard.study.progress import Estimate
+from editguard.study.recording import Done, Recorder, Sink, sequence_name
 
 if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
@@ -106,11 +107,13 @@ def run(
     created = {name: create(name, plan.settings.get(name, {}), model) for name in plan.methods}
     with folder.locked():
         folder.begin(header(plan, model, cases, materials, created))
-        work = _Work(plan, model, cases, folder, materials, told)
-        work.unedited()
-        for name, method in created.items():
-            work.method(name, method)
-        work.forget()
+        recorder = Recorder(plan, cases, folder, told)
+        bench = Bench(plan, model, cases, created, materials, recorder, told)
+        for item in recorder.items():
+            bench.carry_out(item)
+        bench.verify()
+        recorder.arrange()
+        recorder.forget_all()
     return folder
 
 
@@ -162,83 +165,78 @@ def header(
 
 
 @dataclass
-class _Work:
-    """One run of a plan: the model at rest, its answers, and where records go."""
+class Bench:
+    """The model at rest, its answers, the methods with what they have prepared, and where records go."""
 
     plan: Plan
     model: LanguageModel
     cases: Sequence[EditCase]
-    folder: StudyFolder
+    created: Mapping[str, EditMethod]
     materials: Materials
+    sink: Sink
     told: Callable[[str], None]
     rest: EditedModel = field(init=False)
     original: KeptAnswers = field(init=False)
-    estimate: Estimate = field(init=False)
+    prepared: dict[str, Failure | None] = field(init=False, default_factory=dict)
+    last: str = field(init=False, default=UNEDITED)
 
     def __post_init__(self) -> None:
         self.rest = EditedModel.original(self.model)
-        self.original = self._kept(UNEDITED, self.rest)
-        self.estimate = Estimate()
-        for name in (UNEDITED, *self.plan.methods):
-            for cell in self.plan.cells(name):
-                for part in self._missing(cell):
-                    self.estimate.expect(name, self._amount(cell, part))
+        self.original = self._kept(self.sink.original, self.rest)
 
-    # ---- what there is to do
+    def carry_out(self, item: Item) -> None:
+        """All parts of an item; the model is at rest afterwards.
 
-    def _missing(self, cell: Cell) -> list[str]:
-        """The parts of a cell that the folder does not hold."""
-        complete = self.folder.parts(cell)
-        return [name for name in self.plan.parts(cell, self.cases) if name not in complete]
+        Raises: ModelChanged: the method before this one has left something behind on the model.
+        """
+        if item.method != self.last:
+            self.verify()
+        self.last = item.method
+        if item.kind == "unedited":
+            self._unedited(item)
+        else:
+            self._edited(item, self.created[item.method])
+        self.rest.activate()
 
-    def _amount(self, cell: Cell, part: str) -> int:
-        """A measure of the work of a part: cases to edit and to ask about."""
-        del part
-        return cell.size
+    def verify(self) -> None:
+        """See that the last method has left nothing behind on the model.
 
-    def forget(self) -> None:
-        """Remove what a killed process may have left of states whose parts are complete now."""
-        states = {UNEDITED}
-        for name in self.plan.methods:
-            for cell in self.plan.cells(name):
-                states |= {cell.name, _sequence_name(name, cell.order)}
-        for state in states:
-            self.folder.forget_state(state)
+        Raises: ModelChanged: it has.
+        """
+        if self.last != UNEDITED:
+            self.model.weights.verify()
 
-    # ---- methods
-
-    def unedited(self) -> None:
+    def _unedited(self, item: Item) -> None:
         """Ask the unedited model, which shows what each score is without an edit."""
-        for cell in self.plan.cells(UNEDITED):
-            for name in self._missing(cell):
+        for cell, parts in item.missing:
+            for name in parts:
                 chosen = self.plan.ordered(self.cases, cell.order)[: cell.size]
                 self._write([cell], name, self.rest, chosen, wanted=chosen, failures=[], tasks=self.materials.tasks)
 
-    def method(self, name: str, method: EditMethod) -> None:
-        """All cells of a method; nothing is prepared when they are complete."""
-        missing = [(cell, parts) for cell in self.plan.cells(name) if (parts := self._missing(cell))]
-        if not missing:
-            return
-        refused = self._prepared(name, method)
-        together = methods()[name].batches
-        grown: dict[int, dict[int, list[Cell]]] = {}
-        for cell, parts in missing:
-            if refused is not None:
+    def _edited(self, item: Item, method: EditMethod) -> None:
+        """The method is prepared for its first item."""
+        if item.method not in self.prepared:
+            self.prepared[item.method] = self._prepared(item.method, method)
+        refused = self.prepared[item.method]
+        if refused is not None:
+            for cell, parts in item.missing:
                 self._refuse(cell, parts, refused)
-            elif cell.mode == "single":
+        elif item.kind == "single":
+            for cell, parts in item.missing:
                 self._singles(cell, parts, method)
-            elif cell.mode == "batch" and together:
+        elif item.kind == "batch":
+            for cell, _ in item.missing:
                 self._batch(cell, method)
-            else:
-                grown.setdefault(cell.order, {}).setdefault(cell.size, []).append(cell)
-        for order, checkpoints in grown.items():
-            self._sequence(name, order, checkpoints, method)
-        self.rest.activate()
-        self.model.weights.verify()
+        else:
+            checkpoints: dict[int, list[Cell]] = {}
+            for cell, _ in item.missing:
+                checkpoints.setdefault(cell.size, []).append(cell)
+            self._sequence(item.method, item.order, checkpoints, method)
 
     def _prepared(self, name: str, method: EditMethod) -> Failure | None:
         prepare = getattr(method, "prepare", None)
         if prepare is None:
+            self.sink.prepared(name, None)
             return None
         data = Preparation(
             texts=self.materials.texts,
@@ -253,7 +251,7 @@ class _Work:
         self.told(f"{name}: preparing")
         with phase(name, "prepare") as cost:
             failure = self._attempted(lambda: prepare(self.model, data))
-        self.folder.add_cost({"method": name, "costs": [cost.to_json()]})
+        self.sink.prepared(name, cost)
         return failure if isinstance(failure, Failure) else None
 
     def _refuse(self, cell: Cell, parts: Sequence[str], failure: Failure) -> None:
@@ -284,7 +282,7 @@ class _Work:
         """The first cases in one application, which is saved before it is asked."""
         chosen = self.cases[: cell.size]
         self._ask_original(chosen)
-        path = self.folder.chain_file(cell.name)
+        path = self.sink.states.chain_file(cell.name)
         chain = saved_chain(path, self.model, first=cell.size)
         if chain is None:
             edited, costs = self._applied(cell.method, method, self.rest, chosen)
@@ -294,15 +292,15 @@ class _Work:
                 chain = Chain(edited, cell.size, standing=list(range(cell.size)), costs=costs)
                 chain.save(path, at_checkpoint=True)
         self._checkpoint([cell], chain, chosen)
-        self.folder.forget_state(cell.name)
+        self.sink.forget(cell.name)
 
     def _sequence(self, name: str, order: int, checkpoints: Mapping[int, Sequence[Cell]], method: EditMethod) -> None:
         """One chain for all sizes; a method that edits one request at a time has its batches on it too."""
         last, first = max(checkpoints), min(checkpoints)
         cases = self.plan.ordered(self.cases, order)
         self._ask_original(cases[:last])
-        state = _sequence_name(name, order)
-        path = self.folder.chain_file(state)
+        state = sequence_name(name, order)
+        path = self.sink.states.chain_file(state)
         chain = saved_chain(path, self.model, first=first) or Chain(self.rest)
         if chain.done:
             self.told(f"{name}, sequence: going on after {chain.done} edits")
@@ -317,7 +315,7 @@ class _Work:
                 chain.costs = []
             elif number % 10 == 0:
                 self.told(f"{name}, sequence: {number} of {last} edits applied")
-        self.folder.forget_state(state)
+        self.sink.forget(state)
 
     def _checkpoint(self, cells: Sequence[Cell], chain: Chain, wanted: Sequence[EditCase]) -> None:
         """Ask a batch, or a sequence as it is now, and write the part."""
@@ -408,7 +406,7 @@ class _Work:
 
     def _kept(self, name: str, state: EditedModel) -> KeptAnswers:
         """A state whose answers outlive the process."""
-        return KeptAnswers(state, self.folder.answers_file(name), seed=self.plan.seed)
+        return KeptAnswers(state, self.sink.states.answers_file(name), seed=self.plan.seed)
 
     def _write(
         self,
@@ -442,18 +440,8 @@ class _Work:
             end["stored_bytes"] = edited.stored_bytes()
             answering = self._attempted(lambda: answering_cost(edited, self.rest, timed_prompts(self.cases)))
             timed = {} if isinstance(answering, Failure) else {"answering": answering.to_json()}
-        for cell in cells:
-            line = {"cell": cell.name, "part": name, "costs": [each.to_json() for each in spent], **timed}
-            self.folder.add_cost(line)
-            self.folder.add(cell, name, lines, end)
-            self.estimate.did(method, self._amount(cell, name))
-        self.folder.forget_answers(cells[0].name)
-        self.told(f"{cells[0].name}, part {name}{_noted(failures)}; {self.estimate.text()}")
-
-
-def _sequence_name(method: str, order: int) -> str:
-    """Under which the state of a sequence is kept."""
-    return f"{method}-order-{order}" if order else method
+        taken = {"costs": [each.to_json() for each in spent], **timed}
+        self.sink.add(Done(cells=tuple(cells), name=name, values=lines, end=end, cost=taken))
 
 
 def _conditioning(record: Any) -> list[Any]:
@@ -463,12 +451,6 @@ def _conditioning(record: Any) -> list[Any]:
         inner = [found for name, value in record.items() if name != "second_moment" for found in _conditioning(value)]
         return ([json.loads(json.dumps(own, default=str))] if own else []) + inner
     return [found for value in record for found in _conditioning(value)] if isinstance(record, list | tuple) else []
-
-
-def _noted(failures: Sequence[Mapping[str, str]]) -> str:
-    if not failures:
-        return ""
-    return f" ({len(failures)} {failures[0]['reason']}: {failures[0]['message']})"
 
 
 def digest_of_cases(cases: Iterable[EditCase]) -> str:

@@ -2,7 +2,7 @@
 
 import pytest
 import zoo
-from study import fakes
+from study import crews, fakes
 
 from editguard.cli import main
 from editguard.datasets.jsonl import write_cases
@@ -25,9 +25,7 @@ def scripted(monkeypatch):
 def short_answers(monkeypatch, request):
     """Random models never end an answer; a few tokens tell their states apart as well."""
     if request.node.get_closest_marker("slow") is None:
-        monkeypatch.setattr("editguard.measurements.fluency.CONTINUATION_TOKENS", 6)
-        monkeypatch.setattr("editguard.measurements.decoding.ANSWER_TOKENS", 3)
-        monkeypatch.setattr("editguard.measurements.scores.answer_limit", lambda _: 3)
+        crews.shorten(monkeypatch)
 
 
 @pytest.fixture

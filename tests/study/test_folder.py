@@ -121,3 +121,25 @@ def test_only_one_process_works_on_a_study(folder):
         pass
     with folder.locked():
         pass
+
+
+@settings(max_examples=15, deadline=None)
+@given(came=st.lists(st.sampled_from("abcde"), min_size=1, max_size=6), cut=st.booleans())
+def test_parts_are_brought_into_an_order_with_others_behind_them_and_the_later_of_one_name(tmp_path_factory, came, cut):
+    folder, wanted = StudyFolder(tmp_path_factory.mktemp("study")), ["a", "b", "c"]
+    for position, name in enumerate(came):
+        folder.add(CELL, name, VALUES, {"edits": position})
+    path = folder.path / "records" / f"{CELL.name}.jsonl"
+    if cut:
+        path.write_bytes(path.read_bytes() + b'{"part":"a","val')
+    before = dict(folder.parts(CELL))
+    folder.arrange(CELL, wanted)
+    after = folder.parts(CELL)
+    assert after == before
+    others = [name for name in before if name not in wanted]
+    assert list(after) == [name for name in wanted if name in before] + others
+    raw, made = path.read_bytes(), path.stat().st_ino
+    folder.arrange(CELL, wanted)
+    assert (path.read_bytes(), path.stat().st_ino) == (raw, made)
+    folder.add(CELL, "f", VALUES, {"edits": 9})
+    assert list(folder.parts(CELL)) == [*after, "f"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from study.fakes import CASES, TASKS, Scripted, case
 
 from editguard.study.folder import StudyFolder
-from editguard.study.forecast import forecast
+from editguard.study.forecast import Expected, Forecast, Pace, Work, forecast
 from editguard.study.plan import UNEDITED, Cell, Plan
 
 PLAN = {"methods": ("scripted", "one-by-one"), "single": 3, "batches": (2, 4), "sequences": (1, 4)}
@@ -152,3 +152,24 @@ def test_what_is_held_needs_no_time_although_nobody_measured_it(study):
     found = laid_out(folder)
     assert {each.seconds for each in found.cells} == {0.0}
     assert (found.unknown, found.time()) == ((), "nothing left to do")
+
+
+@given(st.lists(st.integers(0, 90), min_size=4, max_size=4), st.integers(1, 4))
+def test_several_workers_share_the_time_but_not_a_chain(seconds, workers):
+    cells = [
+        Cell("scripted", "single", 1),
+        Cell("scripted", "batch", 2),
+        Cell("one-by-one", "batch", 2),
+        Cell("one-by-one", "sequence", 4),
+    ]
+    found = Forecast(
+        tuple(
+            Expected(cell, 1, 1, 1, 0, Work(amount, 0, 0), Pace(cell, edit=1.0, question=0.0, state=0.0))
+            for cell, amount in zip(cells, seconds, strict=True)
+        ),
+        {"scripted": 10.0},
+        workers,
+    )
+    assert found.seconds == sum(seconds) + 10
+    assert found.shared_seconds == max(found.seconds / workers, sum(seconds[2:]))
+    assert ("workers" in found.time()) == (workers > 1)
