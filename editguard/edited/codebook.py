@@ -216,8 +216,8 @@ class Codebook(RoutedChange):
         for row, number in enumerate(decided.tolist()):
             if number >= 0:
                 values[row] = self.entries[number].value.to(output)
-        places = (places & (decided >= 0)[:, None]).to(output.device)
-        return torch.where(places[..., None], values[:, None], output)
+        chosen = places.to(output.device) & (decided >= 0).to(output.device)[:, None]
+        return torch.where(chosen[..., None], values[:, None], output)
 
     def _rest(self) -> None:
         super()._rest()

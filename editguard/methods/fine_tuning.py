@@ -26,6 +26,7 @@ from editguard.methods.batch_training import Course, Trained, descend, trained_o
 from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Published, Recipe
 from editguard.models.answer_passes import AnswerPasses, Pair, answer_passes
+from editguard.models.placement import in_memory
 from editguard.models.weights import Delta, Dense
 
 if TYPE_CHECKING:
@@ -373,4 +374,5 @@ def _matrix(model: LanguageModel, layer: int, name: str) -> Matrix:
             f"{name} should edit layer {layer} of {model.name}, which has layers 0 to {model.anatomy.layers - 1}: "
             "set `layer` in its settings."
         )
-    return model.anatomy.down_projection(layer)
+    [matrix] = in_memory(name, [model.anatomy.down_projection(layer)])
+    return matrix

@@ -25,6 +25,7 @@ from editguard.methods.editor_training import Validation
 from editguard.methods.trained_editors import TrainedEditorSettings
 from editguard.models.answer_rows import TextPair, answer_rows
 from editguard.models.gradient_factors import Factors, gradient_factors
+from editguard.models.placement import device_of, in_memory
 from editguard.models.shifted import RowShifts, shifted
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def last_two_of_each(encoder: int, decoder: int) -> Mapping[str, tuple[Any, str]
 def edited_matrices(model: LanguageModel, method: str, settings: GradientEditorSettings) -> dict[int, list[Matrix]]:
     """Return the matrices of each edited layer.
 
-    Raises: MethodRefused: the model does not have one of them.
+    Raises: MethodRefused: the model does not have one of them, or has it offloaded.
     """
     anatomy = model.anatomy
     if max(settings.layers) >= anatomy.layers:
@@ -83,13 +84,13 @@ def edited_matrices(model: LanguageModel, method: str, settings: GradientEditorS
         chosen = [parts[kind] for kind in settings.matrices]
         if None in chosen:
             raise MethodRefused(f"{method} should edit the gates of {model.name}, which has none: set `matrices`.")
-        found[layer] = [matrix for matrix in chosen if matrix is not None]
+        found[layer] = in_memory(method, [matrix for matrix in chosen if matrix is not None])
     return found
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What edited models answer.
+    """What edited models answer; all of it is where the editor is.
 
     Attributes:
         losses: (asked,), of the requests where they are asked, then of the rephrases: mean negative log-likelihood of
@@ -238,14 +239,14 @@ class GradientEditorTraining:
 
     def _factors(self, drawn: Drawn) -> dict[str, Factors]:
         pairs = [example.pair for example in drawn.examples]
-        return gradient_factors(self._model, pairs, self._matrices)[0]
+        return gradient_factors(self._model, pairs, self._matrices, device=device_of(self.module))[0]
 
     def _outcome(self, drawn: Drawn, factors: Mapping[str, Factors], *, requests: bool) -> Outcome:
         changes = self._editor.changes(self._model, factors, [example.request for example in drawn.examples])
         pairs = [*([example.pair for example in drawn.examples] if requests else []), *drawn.rephrases]
         edits = [*(range(len(drawn.examples)) if requests else []), *range(len(drawn.examples))]
-        losses, right = self._asked(pairs, edits, changes)
-        divergences, kept = self._stayed(drawn.locality, drawn.locality_of, changes)
+        seen = (*self._asked(pairs, edits, changes), *self._stayed(drawn.locality, drawn.locality_of, changes))
+        losses, right, divergences, kept = (each.to(device_of(self.module)) for each in seen)
         return Outcome(losses, right, divergences, kept, changes)
 
     def _asked(
@@ -276,7 +277,7 @@ class GradientEditorTraining:
 
 def _finite(factors: Mapping[str, Factors]) -> bool:
     sums = [each.inputs.sum() + each.gradients.sum() for each in factors.values()]
-    return bool(torch.stack([each.to(sums[0]) for each in sums]).isfinite().all())
+    return bool(torch.stack(sums).isfinite().all())
 
 
 def _mean(values: Tensor) -> float:

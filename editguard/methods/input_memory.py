@@ -136,7 +136,7 @@ class InputMemories:
 
 def _beside(states: Tensor, model: LanguageModel, layer: int) -> Tensor:
     """The states where the block is, so that a step moves none of them; in main memory where there is no room."""
-    device = model.anatomy.up_projections(layer)[0].parameter.device
+    device = model.anatomy.up_projections(layer)[0].device
     if device.type == "cuda":
         try:
             return states.to(device)

@@ -46,6 +46,7 @@ from editguard.methods.residual_spreading import frobenius
 from editguard.methods.settings import Published, Recipe
 from editguard.methods.trained_editors import Matrices, TrainableEditor, TrainedEditors
 from editguard.models.gradient_factors import Factors, gradient_factors
+from editguard.models.placement import device_of, present_value
 from editguard.models.shifted import RowShifts
 
 if TYPE_CHECKING:
@@ -373,7 +374,8 @@ class Ke:
             warn_already_true(self.name, [request.statement])
             return AppliedEdit(self.name, (request,), (), record, time.perf_counter() - started)
         with torch.no_grad():
-            factors, losses = gradient_factors(model, [(request.text, request.target)], ready.matrices)
+            pairs, device = [(request.text, request.target)], device_of(ready.editor)
+            factors, losses = gradient_factors(model, pairs, ready.matrices, device=device)
             changes = ready.editor.changes(model, factors, [request])
         deltas = {name: change.together() for name, change in changes.items()}
         if not all(part.isfinite().all() for delta in deltas.values() for part in (delta.left, delta.right)):
@@ -395,8 +397,7 @@ class Ke:
         return AppliedEdit(self.name, (request,), (WeightDelta(deltas),), record, time.perf_counter() - started)
 
     def _build(self, model: LanguageModel, matrices: Matrices, seed: int) -> KeEditor:
-        embedding = model.anatomy.embedding.weight
-        assert isinstance(embedding, Tensor)
+        embedding = present_value(model.anatomy.embedding, "weight")
         return KeEditor(embedding, [m for of_layer in matrices.values() for m in of_layer], self.settings, seed)
 
     def _trainee(

@@ -35,6 +35,7 @@ from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Published, Recipe
 from editguard.models.decoding import copied_past
 from editguard.models.hooks import replaced
+from editguard.models.placement import in_memory, present_value
 from editguard.models.streams import ForcedRow
 from editguard.models.weights import Delta, LowRank
 
@@ -322,9 +323,10 @@ class KnowledgeNeurons:
     def prepare(self, model: LanguageModel, data: Preparation) -> None:
         """Draw the prefix contexts on the unedited model, where neurons are refined.
 
-        Raises: MethodRefused: they should be refined, and the model has an encoder.
+        Raises: MethodRefused: they should be refined, and the model has an encoder; or a layer is offloaded.
         """
         del data
+        self._check(model)
         self._contexts(model)
 
     def apply(self, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
@@ -344,6 +346,7 @@ class KnowledgeNeurons:
         """
         started = time.perf_counter()
         model, settings = edited.model, self.settings
+        self._check(model)
         contexts = self._contexts(model)
         edited.activate()
 
@@ -437,6 +440,10 @@ class KnowledgeNeurons:
             norms[str(layer)] = float(direction.norm() * right.norm() / weight.norm())
         return deltas, norms
 
+    def _check(self, model: LanguageModel) -> None:
+        """Any of the layers may turn out to hold the neurons that are changed."""
+        in_memory(self.name, [model.anatomy.down_projection(layer) for layer in neuron_layers(model)])
+
     def _contexts(self, model: LanguageModel) -> tuple[str, ...]:
         if not self.settings.refines:
             return ("",)
@@ -471,8 +478,7 @@ def embeddings(model: LanguageModel, ids: Sequence[int], kind: Embedding) -> Ten
     Raises: MethodRefused: the input embedding is narrower than the stream, so that its rows are no directions in it.
     """
     anatomy = model.anatomy
-    table = (anatomy.head if kind == "output" else anatomy.embedding).weight
-    assert isinstance(table, Tensor)
+    table = present_value(anatomy.head if kind == "output" else anatomy.embedding, "weight")
     if table.shape[1] == anatomy.d_model:
         return _widened(table[torch.tensor(list(ids), device=table.device)].detach())
     if kind == "input":

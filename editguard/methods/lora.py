@@ -25,6 +25,7 @@ from editguard.methods.protocol import Preparation
 from editguard.methods.residual_spreading import frobenius
 from editguard.methods.settings import Published, Recipe
 from editguard.models.adapters import Adapter, low_rank_adapters, require_peft
+from editguard.models.placement import in_memory
 from editguard.models.weights import Delta
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Lora:
 def adapted_matrices(model: LanguageModel, settings: LoraSettings) -> list[Matrix]:
     """Return the matrices that get an adapter, block by block.
 
-    Raises: MethodRefused: the model lacks a layer.
+    Raises: MethodRefused: the model lacks a layer, or has one of them offloaded.
     """
     anatomy = model.anatomy
     layers = range(anatomy.layers) if settings.layers is None else settings.layers
@@ -160,7 +161,7 @@ def adapted_matrices(model: LanguageModel, settings: LoraSettings) -> list[Matri
             found += anatomy.queries_and_values(layer)
         if "mlp" in settings.targets:
             found += (*anatomy.up_projections(layer), anatomy.down_projection(layer))
-    return found
+    return in_memory("lora", found)
 
 
 def trained_adapters(

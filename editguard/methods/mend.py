@@ -38,6 +38,7 @@ from editguard.methods.running_statistics import RunningStatistics
 from editguard.methods.settings import Published, Recipe
 from editguard.methods.trained_editors import Matrices, TrainableEditor, TrainedEditors
 from editguard.models.gradient_factors import Factors, gradient_factors
+from editguard.models.placement import device_of
 from editguard.models.shifted import RowShifts
 from editguard.models.weights import Delta, Dense, LowRank
 
@@ -330,7 +331,8 @@ class Mend:
         losses: dict[EditRequest, float] = {}
 
         def run(batch: list[int]) -> tuple[dict[str, RowShifts], Tensor]:
-            factors, of_batch = gradient_factors(model, [pairs[index] for index in batch], matrices)
+            own = [pairs[index] for index in batch]
+            factors, of_batch = gradient_factors(model, own, matrices, device=device_of(editor))
             return editor.changes(model, factors, [requests[index] for index in batch]), of_batch
 
         for batch, (changes, of_batch) in model.batches([len(text) for text, _ in pairs], run):

@@ -39,6 +39,7 @@ from editguard.methods.value_optimisation import (
     attempt_values,
     value_problem,
 )
+from editguard.models.placement import in_memory
 from editguard.models.weights import LowRank
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def block_or_mlp(model: LanguageModel) -> Place:
 def matrices(model: LanguageModel, method: str, layers: Sequence[int]) -> dict[int, Matrix]:
     """Return the down projections of the layers.
 
-    Raises: MethodRefused: the model does not have one of them, or has an encoder.
+    Raises: MethodRefused: the model does not have one of them, has it offloaded, or has an encoder.
     """
     needs_causal_stream(model, method)
     beyond = [layer for layer in layers if layer >= model.anatomy.layers]
@@ -184,7 +185,9 @@ def matrices(model: LanguageModel, method: str, layers: Sequence[int]) -> dict[i
             f"{method} should edit layers {', '.join(map(str, layers))} of {model.name}, which has layers 0 to "
             f"{model.anatomy.layers - 1}: set `layers` in its settings."
         )
-    return {layer: model.anatomy.down_projection(layer) for layer in layers}
+    edges = {layer: model.anatomy.down_projection(layer) for layer in layers}
+    in_memory(method, edges.values())
+    return edges
 
 
 def edited_by_spreading(edited: EditedModel, requests: Sequence[EditRequest], how: Spreading) -> EditedModel:

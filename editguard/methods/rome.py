@@ -28,6 +28,7 @@ from editguard.methods.protocol import Preparation
 from editguard.methods.settings import Published, Recipe
 from editguard.methods.value_optimisation import ValueSettings, optimise_values, value_problem
 from editguard.methods.whitening import LayerStatistics, Whitening
+from editguard.models.placement import in_memory
 from editguard.models.weights import LowRank
 
 if TYPE_CHECKING:
@@ -268,7 +269,8 @@ class RankOneInsertion:
                 f"{self.method} should edit layer {self.settings.layer} of {model.name}, which has layers 0 to "
                 f"{layers - 1}: set `layer` in its settings."
             )
-        return model.anatomy.down_projection(self.settings.layer)
+        [matrix] = in_memory(self.method, [model.anatomy.down_projection(self.settings.layer)])
+        return matrix
 
     def _contexts(self, model: LanguageModel) -> tuple[str, ...]:
         return prefix_contexts(model, lengths=self.settings.context_lengths, seed=self.settings.seed)

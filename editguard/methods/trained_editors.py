@@ -292,5 +292,5 @@ class TrainedEditors(Generic[_Editor]):
 
 
 def _device(model: LanguageModel, matrices: Matrices) -> torch.device:
-    edited = (matrix.parameter.device for of_layer in matrices.values() for matrix in of_layer)
+    edited = (matrix.device for of_layer in matrices.values() for matrix in of_layer)
     return next(edited, model.device)

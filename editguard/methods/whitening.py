@@ -152,7 +152,7 @@ class LayerStatistics(Generic[_Derived]):
 
     def _derived(self, model: LanguageModel, layer: int, moment: SecondMoment) -> _Derived:
         """Derive where the layer's keys are, so that later edits move no matrix; on the CPU where there is no room."""
-        device = model.anatomy.down_projection(layer).parameter.device
+        device = model.anatomy.down_projection(layer).device
         if device.type == "cuda":
             try:
                 return self._derive(replace(moment, matrix=moment.matrix.to(device)))

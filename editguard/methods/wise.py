@@ -260,7 +260,7 @@ class Wise:
         support = Support.drawn(matrix.shape, self.settings.mask_ratio, seed)
         wide = torch.promote_types(matrix.parameter.dtype, torch.float32)
         count = int(support.kept().sum())
-        return Memory(support, torch.zeros(count, dtype=wide, device=matrix.parameter.device), math.inf)
+        return Memory(support, torch.zeros(count, dtype=wide, device=matrix.device), math.inf)
 
     def _after(self, matrix: Matrix, before: SideMemory, learned: Memory, shard: int) -> SideMemory:
         """The state after an edit: a full shard is closed, and enough closed ones are merged."""

@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from editguard.errors import UnknownPart, UnsupportedModel
 from editguard.models.families import FAMILIES, FamilyRow, Flag, Part
+from editguard.models.placement import device_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +39,11 @@ class Matrix:
     def weight(self) -> Tensor:
         """A view of the parameter as (d_out, d_in)."""
         return self.parameter.T if self.transposed else self.parameter
+
+    @property
+    def device(self) -> torch.device:
+        """Where the matrix computes; what meets it is moved there."""
+        return device_of(self.module)
 
     @property
     def bias_name(self) -> str | None:

@@ -44,6 +44,10 @@ class Factors:
     row: Tensor
     rows: int
 
+    def to(self, device: torch.device) -> Factors:
+        """The same factors there."""
+        return Factors(self.inputs.to(device), self.gradients.to(device), self.row.to(device), self.rows)
+
     def gradient(self) -> Tensor:
         """Return the gradient of the sum of all rows' losses, (d_out, d_in)."""
         return self.gradients.T @ self.inputs
@@ -83,7 +87,11 @@ class _Calls:
 
 
 def gradient_factors(
-    model: LanguageModel, pairs: Sequence[TextPair], matrices: Mapping[int, Sequence[Matrix]]
+    model: LanguageModel,
+    pairs: Sequence[TextPair],
+    matrices: Mapping[int, Sequence[Matrix]],
+    *,
+    device: torch.device | None = None,
 ) -> tuple[dict[str, Factors], Tensor]:
     """Return the factors by parameter name, and every row's loss (rows,) in nats.
 
@@ -93,6 +101,8 @@ def gradient_factors(
     Args:
         pairs: prompts and answers.
         matrices: the matrices of each layer.
+        device: where the factors are wanted, as by an editor that reads those of all matrices; None leaves each where
+            its matrix is.
 
     Raises: PromptTooLong: a pair does not fit the model's context.
     """
@@ -102,7 +112,8 @@ def gradient_factors(
         outputs = [output for of_matrix in calls.values() for output in of_matrix.outputs]
         gradients = iter(torch.autograd.grad(losses.sum(), outputs, allow_unused=True))
         found = {name: each.factors([next(gradients) for _ in each.outputs]) for name, each in calls.items()}
-    return found, losses.detach()
+    there = found if device is None else {name: each.to(device) for name, each in found.items()}
+    return there, losses.detach()
 
 
 @contextmanager

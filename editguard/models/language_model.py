@@ -23,6 +23,7 @@ from editguard.models.generation import (
     continue_greedily,
     right_padded,
 )
+from editguard.models.placement import device_of
 from editguard.models.reading import Reading
 from editguard.models.scoring import Score
 from editguard.models.special_tokens import end_ids, opening
@@ -115,12 +116,7 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where token ids must go: the device of the embedding."""
-        embedding = self.anatomy.embedding
-        device = next(embedding.parameters()).device
-        if device.type == "meta":  # offloaded: brought to this device for each call
-            hook = getattr(embedding, "_hf_hook", None)
-            return torch.device(getattr(hook, "execution_device", "cpu"))
-        return device
+        return device_of(self.anatomy.embedding)
 
     @property
     def dtype(self) -> torch.dtype:

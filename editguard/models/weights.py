@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from editguard.errors import MethodRefused, ModelChanged
+from editguard.models.placement import present_value, refusal
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,10 +318,7 @@ class WeightLedger:
         if canonical in self._touched:
             return canonical
         if parameter.is_meta:
-            raise MethodRefused(
-                f"the parameter {canonical} is offloaded and not in memory, so it cannot be edited: load the model "
-                "without disk or CPU offload, or choose layers that are in memory."
-            )
+            raise MethodRefused(f"an edit would change {canonical}, {refusal(canonical)}")
         if not parameter.is_floating_point() or parameter.dtype.itemsize < 2:
             raise MethodRefused(
                 f"the parameter {canonical} is stored as {str(parameter.dtype).removeprefix('torch.')}: "
@@ -369,16 +367,16 @@ def tensor_digests(module: nn.Module) -> dict[str, str]:
     """sha256 of type, shape and bytes of every parameter and buffer by name; tied parameters appear
     once.
 
-    Left out are the rotary frequencies that no checkpoint holds: the configuration determines them,
-    and some variants rewrite them as a sequence grows.
+    Weights that are offloaded are read from where they wait, one after the other. Left out are the rotary frequencies
+    that no checkpoint holds: the configuration determines them, and some variants rewrite them as a sequence grows.
     """
-    tensors: dict[str, Tensor] = dict(module.named_parameters())
-    tensors |= {name: each for name, each in module.named_buffers() if not name.endswith("inv_freq")}
-    return {name: tensor_sha256(tensor) for name, tensor in tensors.items()}
+    digests = {name: tensor_sha256(present_value(module, name)) for name, _ in module.named_parameters()}
+    kept = {name: each for name, each in module.named_buffers() if not name.endswith("inv_freq")}
+    return digests | {name: tensor_sha256(tensor) for name, tensor in kept.items()}
 
 
 def tensor_sha256(tensor: Tensor) -> str:
-    """sha256 of a tensor's type, shape and bytes; of an offloaded one the type and shape alone."""
+    """sha256 of a tensor's type, shape and bytes; of one on the meta device, which has none, the type and shape."""
     digest = hashlib.sha256(f"{tensor.dtype}|{tuple(tensor.shape)}|".encode())
     if tensor.is_meta:
         digest.update(b"offloaded")
