@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from editguard.device_map import add_device_options, chosen_devices
 from editguard.errors import ConfigurationError
 from editguard.pocket import MODEL_NAME, MODEL_NAMES
 from editguard.storage import refuse_unwritable
@@ -51,7 +52,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     edited.add_argument("--model", default=MODEL_NAME, help="pocket (default), a directory, or a name on the hub")
     edited.add_argument("--form", metavar="TEXT", help=f"how a question is asked (default: {PLAIN_FORM!r}, and "
                         f"{CHAT_FORM!r} of a model with a chat template)")  # fmt: skip
-    edited.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
+    add_device_options(edited)
     edited.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     edited.add_argument("--offline", action="store_true", help="never ask the network for a model")
     by = propose.add_argument_group("who proposes (default for the embedded models: their world)")
@@ -93,6 +94,7 @@ def _proposed(options: argparse.Namespace) -> str:
     if options.review.is_dir():
         raise ConfigurationError(f"{options.review} is a directory; name a file with --review.")
     refuse_unwritable(options.review.parent, error=ConfigurationError)
+    devices = chosen_devices(options)
     from editguard.datasets.jsonl import load_cases, read_cases
     from editguard.models.loading import load_model
     from editguard.one_hop.proposing import Propose
@@ -102,7 +104,7 @@ def _proposed(options: argparse.Namespace) -> str:
         islice(read_cases(options.cases), options.limit)
     )  # fmt: skip
     generator = _endpoint(options) if asks_url else None
-    model = load_model(options.model, device=options.device, dtype=options.dtype, offline=options.offline)
+    model = load_model(options.model, dtype=options.dtype, offline=options.offline, **devices)
     run = Propose(
         model=model,
         model_name=options.model,
@@ -196,5 +198,8 @@ def _local(options: argparse.Namespace, model: LanguageModel) -> Generator:
         return WorldGenerator(default_world())
     prompt = read_prompt(options.prompt)
     if options.generator != options.model:
-        model = load_model(options.generator, device=options.device, dtype=options.dtype, offline=options.offline)
+        devices = chosen_devices(options)
+        if isinstance(devices.get("device_map"), dict):
+            devices = {"device_map": "auto"}  # the map names parts of the other model
+        model = load_model(options.generator, dtype=options.dtype, offline=options.offline, **devices)
     return ModelGenerator(model, prompt, options.max_tokens)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from editguard.device_map import add_device_options, chosen_devices
 from editguard.errors import ConfigurationError
 from editguard.storage import refuse_unwritable, write_atomically
 
@@ -42,7 +43,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--window", type=int, help="layers whose MLPs are restored together (default: 10 of 48)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise, and of the pocket world's facts")
-    parser.add_argument("--device", default="auto", help="a torch device (default: a GPU when there is one)")
+    add_device_options(parser)
     parser.add_argument("--dtype", default="auto", help="a torch type (default: as stored)")
     parser.add_argument("--batch-size", type=int, default=128, help="prompts of one pass (default %(default)s)")
     parser.add_argument(
@@ -66,6 +67,7 @@ def run(options: argparse.Namespace) -> str:
             if Path(name).is_dir():
                 raise ConfigurationError(f"{name} is a directory; name a file to write.")
             refuse_unwritable(Path(name).parent, error=ConfigurationError)
+    devices = chosen_devices(options)
     from editguard.models import load_model
     from editguard.models.causal_tracing import causal_trace
     from editguard.models.indirect_effects import TraceSettings, suggest_layers
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace) -> str:
         seed=options.seed,
     )
     facts = read_facts(options.facts, options.seed)
-    model = load_model(options.model, device=options.device, dtype=options.dtype, batch_size=options.batch_size)
+    model = load_model(options.model, dtype=options.dtype, batch_size=options.batch_size, **devices)
     trace = causal_trace(model, facts, settings, on_progress=lambda line: print(line, file=sys.stderr))
     suggestion = suggest_layers(trace)
     written = []

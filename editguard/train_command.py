@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from editguard.device_map import add_device_options, chosen_devices
 from editguard.errors import ConfigurationError, UnknownMethod
 from editguard.pocket import MODEL_NAME, MODEL_NAMES
 
@@ -40,7 +41,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--set", dest="settings", action="append", default=[], metavar="NAME=VALUE", help="a setting of the method"
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything random (default %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
+    add_device_options(parser)
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="where editors are kept without --out")
     parser.add_argument("--offline", action="store_true", help="never ask the network for a model")
@@ -71,7 +72,7 @@ def _trained(options: argparse.Namespace) -> str:
     if not known[options.method].trains:
         training = ", ".join(name for name, info in known.items() if info.trains)
         raise ConfigurationError(f"the method {options.method!r} has nothing to train; those that train: {training}.")
-    settings = _settings(options)
+    settings, devices = _settings(options), chosen_devices(options)
     cases = _cases(options)
     if options.cache_dir is None:
         from platformdirs import user_cache_path
@@ -82,7 +83,7 @@ def _trained(options: argparse.Namespace) -> str:
 
     _told(f"loading {options.model}")
     model = load_model(
-        options.model, revision=options.revision, device=options.device, dtype=options.dtype, offline=options.offline
+        options.model, revision=options.revision, dtype=options.dtype, offline=options.offline, **devices
     )
     method = create(options.method, settings, model)
     assert isinstance(method, TrainedMethod)

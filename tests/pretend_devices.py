@@ -16,7 +16,8 @@ What this cannot show is all that a kernel of a GPU does otherwise: rounding, wh
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -95,13 +96,32 @@ def _run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             return func(*args, **kwargs)
     else:
         bare_kwargs["device"] = MEMORY
-    device = _common_device(func, tensors, args) if asked is None else asked
-    if torch.Tag.inplace_view in func.tags:
+    nature = _nature(func)
+    device = _common_device(func, nature, tensors, args) if asked is None else asked
+    if nature.reshapes:
         raise NotImplementedError(f"pretended devices do not know {func}, which changes the shape of a tensor in place")
     found = func(*bare_args, **bare_kwargs)
-    if func._schema.is_mutable:
+    if nature.writes:
         return kwargs.get("out", args[0])
     return found if device == MEMORY else _shelled(found, device)
+
+
+class _Nature(NamedTuple):
+    """What kind of operation it is: whether arguments may be elsewhere, and whether it works in place."""
+
+    moves: bool
+    picks: bool
+    elementwise: bool
+    writes: bool
+    reshapes: bool
+
+
+@cache
+def _nature(func: Any) -> _Nature:
+    name = func.__name__.partition(".")[0]
+    elementwise = torch.Tag.pointwise in func.tags or name in _FILLING
+    reshapes = torch.Tag.inplace_view in func.tags
+    return _Nature(name in _MOVING, name in _PICKING, elementwise, func._schema.is_mutable, reshapes)
 
 
 def _bared(arguments: Any, tensors: list[Tensor]) -> Any:
@@ -122,23 +142,22 @@ def _shelled(found: Any, device: torch.device) -> Any:
     return type(found)(_shelled(each, device) for each in found) if isinstance(found, list | tuple) else found
 
 
-def _common_device(func: Any, tensors: Sequence[Tensor], args: tuple[Any, ...]) -> torch.device:
+def _common_device(func: Any, nature: _Nature, tensors: Sequence[Tensor], args: tuple[Any, ...]) -> torch.device:
     """The device of all of an operation's tensors.
 
     Raises: RuntimeError: there are several.
     """
-    name = func.__name__.partition(".")[0]
-    if name in _MOVING:
+    if nature.moves:
         return args[0].device
     checked = list(tensors)
-    if name in _PICKING:
+    if nature.picks:
         indices = [index for index in args[1] if index is not None and index.device != MEMORY]
         checked = [args[0], *indices, *(value for value in args[2:3] if value.ndim or value.device != MEMORY)]
-    elif torch.Tag.pointwise in func.tags or name in _FILLING:
-        written = tensors[0] if func._schema.is_mutable else None
+    elif nature.elementwise:
+        written = tensors[0] if nature.writes else None
         checked = [each for each in tensors if each.ndim or each.device != MEMORY or each is written]
-    devices = sorted({str(tensor.device) for tensor in checked})
-    if len(devices) > 1:
+    if len({tensor.device for tensor in checked}) > 1:
+        devices = sorted({str(tensor.device) for tensor in checked})
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found at least two devices, {devices[0]} and "
             f"{devices[1]}! (when checking {func.__name__})"

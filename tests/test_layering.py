@@ -31,7 +31,7 @@ LAYERS = {
     "__init__": 12,
 }
 """A module imports from smaller numbers; modules that stand outside the path of the data have their own rule."""
-FREE = {"errors", "storage"}
+FREE = {"errors", "storage", "device_map"}
 """What every layer may import; these import each other and nothing else of ours."""
 BESIDE = {
     "datasets": {"edits", "probes"},

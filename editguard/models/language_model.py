@@ -119,6 +119,12 @@ class LanguageModel:
         return device_of(self.anatomy.embedding)
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """Where its weights are, "offloaded" for those that are brought into memory for each call."""
+        places = {parameter.device for parameter in self.module.parameters()}
+        return tuple(sorted("offloaded" if place.type == "meta" else str(place) for place in places))
+
+    @property
     def dtype(self) -> torch.dtype:
         """Type of the weights that edits change."""
         return self.anatomy.down_projection(0).parameter.dtype

@@ -1,13 +1,17 @@
 """Loading a language model from a directory or a hub; whatever can go wrong gets one clear
 sentence."""
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -17,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from editguard.device_map import DeviceMap, read_device_map, refuse_both
 from editguard.errors import (
     ConfigurationError,
     EditguardError,
@@ -43,7 +48,7 @@ def load_model(
     trust_remote_code: bool = False,
     batch_size: int = 32,
     chat: str = "auto",
-    device_map: str | dict[str, Any] | None = None,
+    device_map: DeviceMap | None = None,
 ) -> LanguageModel:
     """Load a language model, a decoder alone or with an encoder, with its tokenizer.
 
@@ -56,19 +61,20 @@ def load_model(
         offline: use local files and the hub's local cache alone.
         trust_remote_code: run code that comes with the model; never the default.
         chat: "auto" (on when the tokenizer has a chat template), "on" or "off".
-        device_map: spread the modules over devices, as `transformers` takes it; instead of
-            `device`.
+        device_map: spread the modules over devices, as `transformers` takes it, or as a JSON file or object; instead
+            of `device`. Needs the package `accelerate`. A warning says which weights it has left out of memory.
 
     Raises:
         ModelNotLoaded: there is no such model, or its files are missing, damaged or not
             safetensors.
         UnsupportedModel: it is no language model of a known family.
-        ConfigurationError: an option has an unknown value.
+        ConfigurationError: an option has an unknown value, or `accelerate` is missing.
     """
     name = str(name_or_path)
     _check_choice("dtype", dtype, DTYPES)
     _check_choice("chat template", chat, CHAT)
-    target = None if device_map is not None else choose_device(device)
+    spread = _checked_map(device, device_map)
+    target = None if spread is not None else choose_device(device)
     source = _source(name)
     common: dict[str, Any] = {
         "revision": revision,
@@ -85,7 +91,7 @@ def load_model(
             config=config,
             dtype=_torch_dtype(dtype, config, target),
             use_safetensors=True,
-            device_map=device_map,
+            device_map=spread,
             output_loading_info=True,
             **common,
         )
@@ -98,6 +104,9 @@ def load_model(
         )
     if target is not None:
         module = module.to(target)
+    else:
+        _check_parts(module, spread)
+        _tell_offloaded(module, name)
     return LanguageModel(
         module,
         tokenizer,
@@ -126,6 +135,52 @@ def choose_device(device: str) -> torch.device:
         found = torch.cuda.device_count()
         raise ConfigurationError(f"the device {device!r} is not there: torch sees {found} CUDA devices; use 'auto'.")
     return chosen
+
+
+def _checked_map(device: str, device_map: object) -> DeviceMap | None:
+    """The device map, after everything about it that can be wrong before the model is known.
+
+    Raises: ConfigurationError: see `load_model`.
+    """
+    if device_map is None:
+        return None
+    refuse_both(device, device_map, options=("device", "device_map"))
+    try:
+        chosen = read_device_map(device_map)
+    except ValueError as problem:
+        raise ConfigurationError(f"device_map {problem}; it is {device_map!r}.") from None
+    if find_spec("accelerate") is None:
+        raise ConfigurationError(
+            "device_map needs the package accelerate, which is not installed: pip install 'editguard[device-map]'."
+        )
+    for place in set(chosen.values()) - {"cpu", "disk"} if isinstance(chosen, dict) else ():
+        if isinstance(place, str):
+            choose_device(place)
+        elif place >= torch.accelerator.device_count():
+            raise ConfigurationError(
+                f"device_map names the device {place}, and torch sees {torch.accelerator.device_count()} GPUs."
+            )
+    return chosen
+
+
+def _check_parts(module: nn.Module, device_map: DeviceMap | None) -> None:
+    """Raise ConfigurationError for a device map that names what the model does not have."""
+    if isinstance(device_map, dict):
+        parts = {name for name, _ in [*module.named_modules(), *module.named_parameters(), *module.named_buffers()]}
+        for part in device_map:
+            if part not in parts:
+                raise ConfigurationError(f"device_map names {part!r}, which the model lacks.{closest(part, parts)}")
+
+
+def _tell_offloaded(module: nn.Module, name: str) -> None:
+    away = [path for path, parameter in module.named_parameters() if parameter.is_meta]
+    if away:
+        warnings.warn(
+            f"{len(away)} weights of {name} do not fit the devices and are offloaded, the first is {away[0]}: every "
+            "pass brings them anew, and methods that change them refuse.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _check_choice(what: str, value: str, known: tuple[str, ...]) -> None:
@@ -166,12 +221,13 @@ def _source(name: str) -> str:
 
 
 def _torch_dtype(dtype: str, config: Any, target: torch.device | None) -> torch.dtype | str:
+    """target: None where several devices share the model."""
     if dtype != "auto":
         chosen = getattr(torch, dtype)
         assert isinstance(chosen, torch.dtype)
         return chosen
     stored = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
-    on_cpu = target is not None and target.type == "cpu"
+    on_cpu = target.type == "cpu" if target is not None else not torch.accelerator.is_available()
     return torch.float32 if on_cpu and stored in (torch.float16, torch.bfloat16) else "auto"
 
 
@@ -219,11 +275,15 @@ def _quiet() -> Iterator[None]:
     afterwards."""
     settings: Any = transformers_logging
     verbosity, bars = settings.get_verbosity(), settings.is_progress_bar_enabled()
+    spreading = logging.getLogger("accelerate")
+    level = spreading.level
+    spreading.setLevel(logging.ERROR)
     settings.set_verbosity_error()
     settings.disable_progress_bar()
     try:
         yield
     finally:
+        spreading.setLevel(level)
         settings.set_verbosity(verbosity)
         if bars:
             settings.enable_progress_bar()

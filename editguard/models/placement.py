@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     _Matrices = TypeVar("_Matrices", bound=Iterable[Matrix])
 
-CURE: Final = (
-    "give device_map devices with room for all of the model (more GPUs, or a smaller dtype), or choose layers that are "
-    "in memory."
+OFFLOADED: Final = (
+    "which is offloaded and not in memory, so that a change of it would be lost: give device_map devices with room for "
+    "all of the model (more GPUs, or a smaller dtype), or choose layers that are in memory."
 )
+"""Why a parameter cannot be changed, and what to do about it."""
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -61,13 +62,8 @@ def in_memory(method: str, matrices: _Matrices) -> _Matrices:
     """
     for matrix in matrices:
         if matrix.module.get_parameter("weight").is_meta:
-            raise MethodRefused(f"{method} would change {matrix.name}, {refusal(matrix.name)}")
+            raise MethodRefused(f"{method} would change {matrix.name}, {OFFLOADED}")
     return matrices
-
-
-def refusal(name: str) -> str:
-    """Why an offloaded parameter cannot be changed, and what to do about it."""
-    return f"which is offloaded and not in memory, so that a change of it would be lost: {CURE}"
 
 
 def _hooks(module: nn.Module) -> Iterator[Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from editguard.errors import MethodRefused, ModelChanged
-from editguard.models.placement import present_value, refusal
+from editguard.models.placement import OFFLOADED, present_value
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,7 +318,7 @@ class WeightLedger:
         if canonical in self._touched:
             return canonical
         if parameter.is_meta:
-            raise MethodRefused(f"an edit would change {canonical}, {refusal(canonical)}")
+            raise MethodRefused(f"an edit would change {canonical}, {OFFLOADED}")
         if not parameter.is_floating_point() or parameter.dtype.itemsize < 2:
             raise MethodRefused(
                 f"the parameter {canonical} is stored as {str(parameter.dtype).removeprefix('torch.')}: "

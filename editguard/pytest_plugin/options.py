@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from editguard.device_map import HELP as DEVICE_MAP_HELP
+from editguard.device_map import DeviceMap, read_device_map, refuse_both
 from editguard.errors import ConfigurationError, closest
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ class Option:
     default: Any = None
     ini: IniType = "string"
     metavar: str | None = None
+    table: bool = False
+    """Whether `[tool.editguard]` may give a table."""
 
     @property
     def flag(self) -> str:
@@ -123,6 +127,7 @@ OPTIONS: tuple[Option, ...] = (
         "NAMES",
     ),
     Option("device", "Device: auto (a GPU when there is one), cpu, cuda, cuda:N, mps", _device, "auto"),
+    Option("device_map", DEVICE_MAP_HELP[:1].upper() + DEVICE_MAP_HELP[1:], read_device_map, metavar="MAP", table=True),
     Option(
         "dtype",
         "Number type of the weights: auto, float32, bfloat16, float16",
@@ -204,6 +209,7 @@ class Configuration:
     revision: str | None
     methods: tuple[str, ...]
     device: str
+    device_map: DeviceMap | None
     dtype: str
     seed: int
     batch_size: int
@@ -233,8 +239,7 @@ class Configuration:
         for name in self.given:
             if name in ("settings", "demonstrations"):
                 continue
-            value = getattr(self, name)
-            shown[name] = ",".join(value) if isinstance(value, tuple) else str(value)
+            shown[name] = _shown(getattr(self, name))
         return "editguard: " + ", ".join(f"{name.replace('_', '-')} {value}" for name, value in shown.items())
 
 
@@ -263,6 +268,8 @@ def register(parser: pytest.Parser) -> None:
 def _shown(value: Any) -> str:
     if value in (None, ""):
         return "none"
+    if isinstance(value, Mapping):
+        return f"of {len(value)} parts"
     return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
@@ -284,6 +291,7 @@ def read(config: pytest.Config) -> Configuration:
             values[option.name] = option.read(value)
         except ValueError as problem:
             raise ConfigurationError(f"{source} {problem}; it is {_shown(value)!r}.") from None
+    refuse_both(values["device"], values["device_map"], options=("--editguard-device", "--editguard-device-map"))
     values["baseline_dir"] = config.rootpath / values["baseline_dir"]
     if values["baseline_dir"].exists() and not values["baseline_dir"].is_dir():
         raise ConfigurationError(f"--editguard-baseline-dir is a folder; {values['baseline_dir']} is something else.")
@@ -310,7 +318,7 @@ def _look_up(config: pytest.Config, table: Mapping[str, Any], option: Option) ->
         raise ConfigurationError(f"the ini key {option.dest} cannot be read: {problem}.") from None
     if value is not None:
         return f"the ini key {option.dest}", value
-    if option.name in table and not isinstance(table[option.name], Mapping):
+    if option.name in table and (option.table or not isinstance(table[option.name], Mapping)):
         return f"[tool.editguard] {option.name}", table[option.name]
     return None, None
 

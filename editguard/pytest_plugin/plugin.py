@@ -122,7 +122,8 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     if (model := present.runtime.loaded) is not None:
         dtype = str(model.dtype).removeprefix("torch.")
         lines.append(
-            f"editguard: model {model.name}, fingerprint {model.fingerprint()}, device {model.device}, dtype {dtype}"
+            f"editguard: model {model.name}, fingerprint {model.fingerprint()}, device {'+'.join(model.devices)}, "
+            f"dtype {dtype}"
         )
     return lines
 

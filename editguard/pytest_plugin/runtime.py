@@ -277,6 +277,7 @@ class Runtime:
                 asked.model,
                 revision=asked.revision,
                 device=self._device(),
+                device_map=asked.device_map,
                 dtype=asked.dtype,
                 offline=asked.offline,
                 trust_remote_code=asked.trust_remote_code,
@@ -295,7 +296,7 @@ class Runtime:
     def _device(self) -> str:
         """The device; of several GPUs, each xdist worker takes its own among those that the caller made visible."""
         device = self.configuration.device
-        if self.worker is not None and device in ("auto", "cuda"):
+        if self.worker is not None and device in ("auto", "cuda") and self.configuration.device_map is None:
             import torch
 
             if (count := torch.cuda.device_count()) > 1:

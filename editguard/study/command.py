@@ -11,6 +11,7 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any, Final
 
+from editguard.device_map import chosen_devices
 from editguard.errors import ConfigurationError
 from editguard.pocket import MODEL_NAME, MODEL_NAMES
 from editguard.study import side_by_side
@@ -100,6 +101,7 @@ def _study(
 
 
 def _run(options: argparse.Namespace, folder: StudyFolder) -> None:
+    chosen_devices(options)  # what they say wrong is said before anything is read
     plan, cases = _planned(options)
     told = _Printer()
     told(_forecast(options, folder, plan, cases).short(), now=True)
@@ -125,13 +127,16 @@ def set_up(options: argparse.Namespace, place: Place) -> Setup:
     from editguard.study.worker import Setup
 
     plan, cases = _planned(options)
+    devices = chosen_devices(options)
+    if "device" in devices:
+        devices["device"] = place.device(devices["device"])
     model = load_model(
         options.model,
         revision=options.revision,
-        device=place.device(options.device),
         dtype=options.dtype,
         batch_size=options.batch_size,
         offline=options.offline,
+        **devices,
     )
     return Setup(plan, model, cases, _materials(options, cases))
 

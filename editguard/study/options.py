@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from editguard.device_map import add_device_options
 from editguard.pocket import MODEL_NAME, MODEL_NAMES
 
 ENGINES: Final = ("local", "ray")
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--set", dest="settings", action="append", default=[], metavar="METHOD.NAME=VALUE", help="a method's setting"
     )
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps")
+    add_device_options(parser)
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, float16")
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="prompts answered at once")
     parser.add_argument("--workers", type=int, metavar="N", help="processes that share the work, each with a model")

@@ -1,6 +1,8 @@
-"""Every method on a model that is spread over two devices, which are pretended: the edit is that of the whole model."""
+"""Every method on a model that is spread over two devices, which are pretended, or that is not all in memory: the edit
+is that of the whole model, or is refused."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,15 +12,16 @@ from pretend_devices import FIRST, MAPS, SECOND, pretended, spread
 
 from editguard.edited import EditedModel
 from editguard.edits import EditRequest
+from editguard.errors import MethodRefused
 from editguard.methods import Preparation, create, methods
-from editguard.models import LanguageModel
+from editguard.models import LanguageModel, load_model
 
 pytest.importorskip("accelerate")
 
 FAST = {("rome", "llama"), ("memit", "llama"), ("ft-l", "llama"), ("mend", "llama"), ("ike", "llama"), ("grace", "t5")}
 ACROSS = (1, 2)
 """The last block on the first device, and the first one on the second."""
-PROMPTS = ("The capital of Velloria is", "Ines Holt", "Question: who is the mother of Quintessa Marlowe-Vane? Answer:")
+PROMPTS = ("The capital of Velloria is", "Question: who is the mother of Quintessa Marlowe-Vane? Answer:")
 
 
 def cases() -> list[Any]:
@@ -33,14 +36,15 @@ def cases() -> list[Any]:
 
 def settings_for(name: str, family: str) -> Mapping[str, Any]:
     chosen = quick_settings(name, family)
-    return {**chosen, "layers": ACROSS} if "layers" in chosen else chosen
+    here = {"layers": ACROSS, "steps": 2, "context_lengths": ((4, 1),)}
+    return chosen | {setting: value for setting, value in here.items() if setting in chosen}
 
 
 def asked(edited: EditedModel) -> tuple[list[float], list[str]]:
     """How likely an answer is, token by token, and what the model answers."""
     with edited:
         scores = edited.score([(prompt, " Oskar") for prompt in PROMPTS])
-        answers = edited.generate(PROMPTS, max_new_tokens=3)
+        answers = edited.generate(PROMPTS, max_new_tokens=2)
     return [value for score in scores for value in score.log_probs], [answer.text for answer in answers]
 
 
@@ -71,3 +75,57 @@ def test_an_edit_of_a_spread_model_is_that_of_the_whole_one(
         assert model.device == FIRST
         assert model.anatomy.down_projection(ACROSS[1]).device == (FIRST if family == "t5" else SECOND)
         assert edited_answers(model, name, preparation, facts) == (pytest.approx(wanted, abs=1e-5), answers)
+
+
+# ---- weights that are not in memory
+
+AT_ONCE = {"rome", "memit", "ft-l", "mend", "mem-prompt"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model")
+    zoo.module("llama").save_pretrained(path)
+    zoo.tokenizer("llama").save_pretrained(path)
+    return path
+
+
+def with_layers_away(folder: Path, away: Collection[int]) -> LanguageModel:
+    """The tiny model with some of its blocks left on disk."""
+    device_map = dict.fromkeys(MAPS["llama"], "cpu") | {f"model.layers.{layer}": "disk" for layer in away}
+    with pytest.warns(RuntimeWarning, match="offloaded"):
+        return load_model(folder, device_map=device_map, offline=True)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in AT_ONCE else [pytest.mark.slow]) for name in methods()]
+)
+def test_of_an_offloaded_model_the_weights_are_left_alone_or_the_method_refuses(
+    name: str, folder: Path, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    model = with_layers_away(folder, range(4))
+    if methods()[name].changes.startswith("no weight") or methods()[name].changes.endswith("no weight"):
+        whole = load_model(folder, device="cpu", offline=True)
+        wanted, answers = edited_answers(whole, name, preparation, facts)
+        assert edited_answers(model, name, preparation, facts) == (pytest.approx(wanted, abs=1e-5), answers)
+        return
+    method = create(name, settings_for(name, "llama"), model)
+    for attempt in (
+        lambda: method.prepare(model, preparation),
+        lambda: method.apply(EditedModel.original(model), facts[:1]),
+    ):
+        with pytest.raises(MethodRefused, match=rf"{name}.*(offloaded and not in memory|prepare)"):
+            attempt()
+    with pytest.raises(MethodRefused, match=r"would change model\.layers\.\d.* which is offloaded"):
+        method.prepare(model, preparation)
+    model.weights.verify()
+
+
+def test_a_layer_in_memory_is_edited_while_others_are_away(
+    folder: Path, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    whole = load_model(folder, device="cpu", offline=True)
+    layer = settings_for("rome", "llama")["layer"]
+    model = with_layers_away(folder, set(range(4)) - {layer})
+    wanted, answers = edited_answers(whole, "rome", preparation, facts)
+    assert edited_answers(model, "rome", preparation, facts) == (pytest.approx(wanted, abs=1e-5), answers)

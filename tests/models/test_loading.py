@@ -97,10 +97,44 @@ def test_auto_is_the_gpu_when_there_is_one(monkeypatch):
     assert choose_device("auto").type == "cpu"
 
 
-def test_a_device_map_spreads_the_modules(tmp_path):
+@pytest.mark.parametrize("device_map", [{"": "cpu"}, '{"": "cpu"}', "auto"], ids=str)
+def test_a_device_map_spreads_the_modules(tmp_path, device_map):
     pytest.importorskip("accelerate")
-    mapped = load(saved(tmp_path), device_map={"": "cpu"})
+    mapped = load_model(saved(tmp_path), device_map=device_map, offline=True)
     assert mapped.score(PAIRS) == zoo.tiny("llama").score(PAIRS)
+
+
+def test_half_precision_is_widened_where_a_map_finds_no_accelerator(tmp_path, monkeypatch):
+    pytest.importorskip("accelerate")
+    saved(tmp_path, dtype=torch.float16)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert load_model(tmp_path, device_map={"": "cpu"}, offline=True).dtype is torch.float32
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert load_model(tmp_path, device_map={"": "cpu"}, offline=True).dtype is torch.float16
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"device": "cpu", "device_map": "auto"}, "give device or device_map, not both"),
+        ({"device_map": "blanced"}, "device_map must be one of.*Did you mean 'balanced'.*it is 'blanced'"),
+        ({"device_map": {"": "cuda:97"}}, "'cuda:97' is not there"),
+        ({"device_map": {"": 97}}, "names the device 97, and torch sees"),
+        ({"device_map": {"": "gpu0"}}, "unknown device 'gpu0'"),
+        ({"device_map": {"": "cpu", "model.nrom": "cpu"}}, r"names 'model\.nrom', which.*Did you mean 'model\.norm'"),
+    ],
+)
+def test_a_wrong_device_map_is_one_line(tmp_path, options, problem):
+    pytest.importorskip("accelerate")
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        load_model(saved(tmp_path), offline=True, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_map_without_the_package_is_one_line_with_the_cure(tmp_path, monkeypatch):
+    monkeypatch.setattr("editguard.models.loading.find_spec", lambda _: None)
+    with pytest.raises(ConfigurationError, match=r"accelerate, which is not installed: pip install 'editguard\[device"):
+        load_model(saved(tmp_path), offline=True, device_map="auto")
 
 
 # ---- what can be wrong

@@ -6,6 +6,7 @@ import pytest
 from pytest_plugin.inner import Suite
 
 from editguard.comparison.verdict import ALPHA, MINIMUM_EFFECT
+from editguard.errors import ConfigurationError
 from editguard.pytest_plugin import options
 
 Read = Callable[..., options.Configuration]
@@ -98,6 +99,7 @@ def help_text(tmp_path_factory: pytest.TempPathFactory) -> str:
         ("--editguard-methods=rone", "unknown editing method 'rone'; registered are "),
         ("--editguard-methods=,", "--editguard-methods must name at least one method"),
         ("--editguard-baseline=chek", "--editguard-baseline must be one of check, *Did you mean 'check'?"),
+        ("--editguard-device-map=blanced", "--editguard-device-map must be one of auto, balanced"),
         ("--editguard-device=gpu", "--editguard-device must be auto, cpu, cuda"),
         ("--editguard-dtype=int8", "--editguard-dtype must be one of auto, float32"),
         ("--editguard-seed=x", "--editguard-seed must be a whole number; it is 'x'."),
@@ -158,3 +160,19 @@ def test_a_model_that_cannot_be_loaded_is_one_message_and_no_test_runs(suite: Su
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: editguard: there is no directory /nowhere"])
     suite.run("--co", "-q", model="/nowhere").stdout.fnmatch_lines(["test_suite.py::test_it?toy?"])
+
+
+def test_a_device_map_is_a_rule_text_or_a_table(suite: Suite, read: Read) -> None:
+    assert read().device_map is None
+    assert read("--editguard-device-map=balanced").device_map == "balanced"
+    (suite.path / "map.json").write_text('{"transformer": 0, "lm_head": "cpu"}')
+    suite.pytester.makepyprojecttoml("[tool.editguard.device-map]\ntransformer = 1\nlm_head = 'cuda:0'\n")
+    found = read()
+    assert found.device_map == {"transformer": 1, "lm_head": "cuda:0"}
+    assert "device-map of 2 parts" in found.header
+    assert read("--editguard-device-map=map.json").device_map == {"transformer": 0, "lm_head": "cpu"}
+
+
+def test_one_device_and_several_exclude_each_other(read: Read) -> None:
+    with pytest.raises(ConfigurationError, match="give --editguard-device or --editguard-device-map, not both"):
+        read("--editguard-device=cpu", "--editguard-device-map=auto")

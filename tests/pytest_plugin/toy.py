@@ -50,6 +50,7 @@ class ToyModel:
         self.weights = WeightLedger(self.module)
         self.installed: list[Any] = []
         self.name, self.dtype, self.device = name, torch.float32, torch.device("cpu")
+        self.devices = ("cpu",)
         self.anatomy = SimpleNamespace(family="toy", layers=2, d_model=6)
         log("load", name=name)
 
