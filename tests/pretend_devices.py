@@ -224,12 +224,16 @@ MAPS: Final[Mapping[str, Mapping[str, torch.device]]] = {
 """Where the parts of the tiny models are, by family: cut in the middle of the blocks, as "auto" and "balanced" do."""
 
 
-def spread(module: PreTrainedModel, device_map: Mapping[str, torch.device] | None = None) -> None:
+def spread(
+    module: PreTrainedModel, device_map: Mapping[str, torch.device] | None = None, *, main: torch.device = FIRST
+) -> None:
     """Put the parts of a model onto devices, with the hooks of `accelerate` that move what flows between them.
 
-    device_map: None takes the one of the model's family.
+    Args:
+        device_map: None takes the one of the model's family.
+        main: where the model is called.
     """
     from accelerate import dispatch_model
 
     chosen = MAPS[module.config.model_type] if device_map is None else device_map
-    dispatch_model(module, dict(chosen), main_device=FIRST, force_hooks=True)
+    dispatch_model(module, dict(chosen), main_device=main, force_hooks=True)

@@ -5,16 +5,22 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import zoo
 from methods.quick_settings import quick_settings
 from pretend_devices import FIRST, MAPS, SECOND, pretended, spread
 
 from editguard.edited import EditedModel
-from editguard.edits import EditRequest
+from editguard.edits import EditCase, EditRequest
 from editguard.errors import MethodRefused
+from editguard.measurements import ModelUnderTest
 from editguard.methods import Preparation, create, methods
+from editguard.methods.retrieval import MeanPooledEncoder
 from editguard.models import LanguageModel, load_model
+from editguard.models.causal_tracing import Restoration, clean_runs, prepare_fact, restored_runs
+from editguard.models.indirect_effects import TraceSettings
 
 pytest.importorskip("accelerate")
 
@@ -75,6 +81,55 @@ def test_an_edit_of_a_spread_model_is_that_of_the_whole_one(
         assert model.device == FIRST
         assert model.anatomy.down_projection(ACROSS[1]).device == (FIRST if family == "t5" else SECOND)
         assert edited_answers(model, name, preparation, facts) == (pytest.approx(wanted, abs=1e-5), answers)
+
+
+@pytest.mark.slow
+def test_what_is_measured_and_traced_on_a_spread_model_is_that_of_the_whole_one(
+    preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    """Perplexity, divergence, likeliest tokens, states of texts, and runs with restored states."""
+
+    def measured(model: LanguageModel) -> list[float]:
+        method = create("ft-l", settings_for("ft-l", "llama"), model)
+        before = EditedModel.original(model)
+        edited = method.apply(before, facts[:1])
+        original = ModelUnderTest(before)
+        after = ModelUnderTest(edited, original=original, cases=[EditCase(request=facts[0])])
+        found = [
+            value.value
+            for of in (after.perplexity(zoo.SENTENCES), after.divergence(zoo.SENTENCES))
+            for value in of.values
+        ]
+        before.activate()
+        found += [chance for of_prompt in model.next_tokens(PROMPTS) for _, chance in of_prompt]
+        found += np.asarray(MeanPooledEncoder(model).vectors(PROMPTS)).flatten().tolist()
+        prepared = [prepare_fact(model, fact, TraceSettings(draws=1), 1.0) for fact in facts]
+        clean = clean_runs(model, prepared)
+        restored = [(0, 0, Restoration(kind, ACROSS, (2, 3))) for kind in ("block", "mlp", "attention")]
+        return [*found, *(run.probability for run in clean), *restored_runs(model, prepared, clean, restored)]
+
+    wanted = measured(zoo.tiny("llama"))
+    with pretended():
+        model = zoo.tiny("llama")
+        spread(model.module)
+        assert measured(model) == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize(("name", "family"), [pytest.param(*case.values, id=case.id) for case in cases()])
+def test_two_gpus_give_the_edit_that_one_gives(
+    name: str, family: str, preparation: Preparation, facts: tuple[EditRequest, ...]
+) -> None:
+    whole = zoo.tiny(family)
+    whole.module.to("cuda:0")
+    wanted, _ = edited_answers(whole, name, preparation, facts)
+    model = zoo.tiny(family)
+    real = {FIRST: torch.device("cuda:0"), SECOND: torch.device("cuda:1")}
+    spread(model.module, {part: real[device] for part, device in MAPS[family].items()}, main=real[FIRST])
+    assert model.devices == ("cuda:0", "cuda:1")
+    found, _ = edited_answers(model, name, preparation, facts)
+    assert found == pytest.approx(wanted, abs=1e-2)
 
 
 # ---- weights that are not in memory
