@@ -169,7 +169,7 @@ def test_of_an_offloaded_model_the_weights_are_left_alone_or_the_method_refuses(
         lambda: method.prepare(model, preparation),
         lambda: method.apply(EditedModel.original(model), facts[:1]),
     ):
-        with pytest.raises(MethodRefused, match=rf"{name}.*(offloaded and not in memory|prepare)"):
+        with pytest.raises(MethodRefused, match=r"offloaded and not in memory|prepare"):
             attempt()
     with pytest.raises(MethodRefused, match=r"would change model\.layers\.\d.* which is offloaded"):
         method.prepare(model, preparation)
