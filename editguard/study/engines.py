@@ -89,6 +89,8 @@ def _wherever(options: argparse.Namespace) -> argparse.Namespace:
         path = getattr(found, name)
         if path is not None and path != Path(MODEL_NAME):
             setattr(found, name, path.resolve())
+    if found.device_map is not None and Path(found.device_map).is_file():
+        found.device_map = str(Path(found.device_map).resolve())
     if found.model not in MODEL_NAMES and Path(found.model).is_dir():
         found.model = str(Path(found.model).resolve())
     return found

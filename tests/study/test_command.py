@@ -10,6 +10,7 @@ from study.fakes import CASES, Scripted
 from editguard.cli import main
 from editguard.pocket import MODEL_NAMES, weights_path
 from editguard.study.command import _cases, _materials
+from editguard.study.grid import studies
 from editguard.study.options import add_arguments
 from editguard.study.progress import Estimate, duration
 
@@ -81,10 +82,12 @@ def test_a_model_elsewhere_can_be_asked_about_the_embedded_models_world() -> Non
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     known = ["--out", "o", "--methods", "rome", "--single", "3"]
-    own = _cases(parser.parse_args(known), 3)
-    elsewhere = parser.parse_args([*known, "--model", str(weights_path("pocket")), "--cases", "pocket"])
+    [here] = studies(parser.parse_args(known))
+    own = _cases(here, 3)
+    there = [*known, "--model", str(weights_path("pocket")), "--cases", "pocket"]
+    [elsewhere] = studies(parser.parse_args(there))
     assert _cases(elsewhere, 3) == own
-    assert len(_materials(elsewhere, own).tasks) == len(_materials(parser.parse_args(known), own).tasks) > 0
+    assert len(_materials(elsewhere, own).tasks) == len(_materials(here, own).tasks) > 0
 
 
 def test_every_embedded_model_brings_its_own_cases(tmp_path, monkeypatch, capsys):
