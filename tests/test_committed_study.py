@@ -131,3 +131,9 @@ def test_methods_that_leave_the_weights_alone_are_taken_to_five_hundred_edits(na
 @pytest.mark.parametrize("name", [info.name for info in methods().values() if info.family == "memory-based"])
 def test_methods_with_a_memory_are_taken_as_far_as_the_others(name: str) -> None:
     assert sizes("pocket-memory", name) >= modes()
+
+
+@pytest.mark.parametrize("name", sorted(summary("pocket-t5")["study"]["methods"]))
+def test_methods_on_the_encoder_decoder_are_taken_to_five_hundred_edits_too(name: str) -> None:
+    """Batches of 1,000 are not asked for."""
+    assert sizes("pocket-t5", name) >= modes(batches=BATCHES[:-1])
