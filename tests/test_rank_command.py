@@ -137,7 +137,14 @@ def test_a_wrong_folder_and_a_damaged_file_are_one_line(folder, tmp_path, capsys
     assert "is a file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in STUDIES.iterdir() if path.is_dir()))
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(path.name, marks=[] if path.name == "pocket-memory" else [pytest.mark.slow])
+        for path in sorted(STUDIES.iterdir())
+        if path.is_dir()
+    ],
+)
 def test_every_committed_study_can_be_ranked_in_every_mode(name, tmp_path, capsys):
     for mode in (("--mode", "single"), ("--mode", "batch", "--size", "100"), ("--mode", "sequence", "--size", "100")):
         weights = "reliability=3,portability/one_hop_think=2,locality=1,other_tasks=1,fluency=1,time=0.5"

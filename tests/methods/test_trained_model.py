@@ -131,6 +131,7 @@ def shares(edited_models: Sequence[EditedModel], cases: Sequence[Case]) -> Share
     return Shares(right / len(cases), likeliest / len(cases), again / len(cases), kept / asked)
 
 
+@pytest.mark.slow
 def test_rome_edits_and_keeps_the_neighbours(model: LanguageModel, preparation: Preparation, cases: list[Case]) -> None:
     rome = create("rome", {}, model)
     rome.prepare(model, preparation)
@@ -144,6 +145,7 @@ def test_rome_edits_and_keeps_the_neighbours(model: LanguageModel, preparation: 
     model.weights.verify()
 
 
+@pytest.mark.slow
 def test_in_context_editing_answers_the_edit_and_its_paraphrases(
     model: LanguageModel, preparation: Preparation, cases: list[Case]
 ) -> None:
@@ -195,15 +197,10 @@ def test_knowledge_neurons_carry_some_edits(model: LanguageModel, preparation: P
     model.weights.verify()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "reliable"),
-    [
-        ("memit", 0.75),
-        *(
-            pytest.param(name, reliable, marks=pytest.mark.slow)
-            for name, reliable in (("alphaedit", 0.7), ("emmet", 0.65), ("pmet", 0.3), ("memit-rect", 0.2))
-        ),
-    ],
+    [("memit", 0.75), ("alphaedit", 0.7), ("emmet", 0.65), ("pmet", 0.3), ("memit-rect", 0.2)],
 )
 def test_a_batch_of_twenty_edits_is_answered_and_keeps_the_neighbours(
     name: str, reliable: float, model: LanguageModel, preparation: Preparation, cases: list[Case]
@@ -233,6 +230,7 @@ def tuned(model: LanguageModel, cases: list[Case]) -> Callable[[float | None, Lo
     return apply
 
 
+@pytest.mark.slow
 def test_the_ball_keeps_neighbours_that_fine_tuning_without_it_loses(
     tuned: Callable[[float | None, LossPosition], Shares],
 ) -> None:

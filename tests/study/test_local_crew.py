@@ -40,6 +40,7 @@ def killed_at(part, process):
     return told
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_records_are_those_of_one_process(study, tmp_path):
     process, lines = [], []
     kill = killed_at(f"{UNEDITED}-", process)
