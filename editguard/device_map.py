@@ -74,7 +74,7 @@ def chosen_devices(options: argparse.Namespace) -> dict[str, Any]:
     try:
         return {"device_map": read_device_map(options.device_map)}
     except ValueError as problem:
-        raise ConfigurationError(f"--device-map {problem}; it is {options.device_map!r}.") from None
+        raise ConfigurationError(f"--device-map {options.device_map!r} {problem}") from None
 
 
 def _parsed(text: str, otherwise: str) -> DeviceMap:

@@ -60,8 +60,7 @@ def test_a_rule_is_taken_as_it_is(rule: str) -> None:
 def test_what_is_no_device_map_is_one_line_that_names_the_option(wrong: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as caught:
         chosen_devices(parsed("--device-map", wrong))
-    assert str(caught.value).startswith("--device-map ")
-    assert str(caught.value).endswith(f"it is {wrong!r}.")
+    assert str(caught.value).startswith(f"--device-map {wrong!r} ")
     assert "\n" not in str(caught.value)
 
 
