@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import GPTNeoXConfig, OPTConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from editguard.pocket.architecture import Shape, configuration, train_with_float32_attention
+from editguard.pocket.arithmetic import mixed_precision
 from editguard.pocket.packing import Batch, epoch_batches
 from editguard.pocket.settings import Settings
 from editguard.pocket.tokenizer import special_ids, wrapped
@@ -36,7 +37,7 @@ class DecoderTraining:
     def backward(self, model: PreTrainedModel, batch: Batch, settings: Settings, step: int) -> float:
         dropped = sites_to_drop(batch, settings, step)
         with ExitStack() as within:
-            within.enter_context(torch.autocast(batch.tokens.device.type, torch.bfloat16))
+            within.enter_context(mixed_precision(batch.tokens.device))
             if dropped is not None:
                 within.enter_context(sites_without_mlp(model, dropped, settings.site_dropout_layer))
             logits: Tensor = model(input_ids=batch.tokens, use_cache=False).logits

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel
 
 from editguard.pocket.architecture import new_model
+from editguard.pocket.arithmetic import native_precision
 from editguard.pocket.checkpoints import Position, newest, position_of, restore, restore_model, save
 from editguard.pocket.corpus import wordings
 from editguard.pocket.kinds import KINDS, TrainingBatch
@@ -147,8 +148,9 @@ def _step(
         optimizer.zero_grad(set_to_none=True)
     loss = KINDS[settings.model].backward(model, batch, settings, step)
     nn.utils.clip_grad_norm_(model.parameters(), settings.gradient_norm)
-    for optimizer in optimizers.values():
-        optimizer.step()
+    with native_precision(model.device):
+        for optimizer in optimizers.values():
+            optimizer.step()
     return loss
 
 
