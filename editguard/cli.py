@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from editguard import __version__, import_command, one_hop_command, rank_command, trace_command, train_command
+from editguard import (
+    __version__,
+    blame_command,
+    import_command,
+    one_hop_command,
+    rank_command,
+    trace_command,
+    train_command,
+)
 from editguard.errors import ConfigurationError, EditguardError
 from editguard.study.options import add_arguments as add_study_arguments
 
@@ -58,7 +66,9 @@ baseline-dir = "baselines"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status: 0, or 2 after one line on stderr about a mistake."""
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options, others = parser.parse_known_args(arguments)
+    if others and options.command != "blame":  # whose other options are pytest's
+        parser.error(f"unrecognized arguments: {' '.join(others)}")
     try:
         if options.command == "methods":
             print(_methods(as_json=options.json))
@@ -74,6 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return train_command.run(options)
         elif options.command == "rank":
             return rank_command.run(options)
+        elif options.command == "blame":
+            return blame_command.run(options, others)
         elif options.command == "study":
             from editguard.report.side_by_side import write_side_by_side
             from editguard.report.study_files import write_study_files
@@ -108,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     study = commands.add_parser("study", help="compare methods on one model and data set")
     add_study_arguments(study)
     rank_command.add_parser(commands)
+    blame_command.add_parser(commands)
     return parser
 
 

@@ -81,6 +81,18 @@ def append(path: Path, raw: bytes, *, after: int) -> int:
     return after + len(raw)
 
 
+def working_folder(root: str | os.PathLike[str]) -> Path:
+    """The folder `.editguard` under `root`, made if missing: what is kept between runs and belongs in no repository.
+
+    Raises: CacheError: it cannot be made.
+    """
+    folder = Path(root) / ".editguard"
+    ignored = folder / ".gitignore"
+    if not ignored.exists():
+        write_atomically(ignored, "# made by editguard; may be removed\n*\n")
+    return folder
+
+
 def refuse_unwritable(folder: str | os.PathLike[str], *, error: type[EditguardError] = CacheError) -> None:
     """Find out before long work whether files can be written to a folder, which need not exist yet.
 

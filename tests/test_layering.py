@@ -18,17 +18,19 @@ LAYERS = {
     "probes": 5,
     "measurements": 6,
     "comparison": 7,
+    "blame": 8,
     "study": 8,
     "one_hop": 8,
     "report": 9,
     "pytest_plugin": 10,
     "rank_command": 10,
+    "blame_command": 11,
     "trace_command": 10,
     "train_command": 10,
     "import_command": 10,
     "one_hop_command": 10,
-    "cli": 11,
-    "__init__": 12,
+    "cli": 12,
+    "__init__": 13,
 }
 """A module imports from smaller numbers; modules that stand outside the path of the data have their own rule."""
 FREE = {"errors", "storage", "device_map"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 if TYPE_CHECKING:
@@ -86,6 +86,18 @@ class Remembered:
         self._generated: dict[tuple[str, int, StopRule | None], Generated] = {}
         self._scored: dict[tuple[str, str], Scored] = {}
         self._next: dict[tuple[str, int], Sequence[tuple[str, float]]] = {}
+
+    def over(self, model: Answering, *, anew: Collection[str]) -> Remembered:
+        """All that is known here as another model's answers, except to the prompts `anew`, which that one is asked."""
+        other = Remembered(model)
+        other._generated = {key: value for key, value in self._generated.items() if key[0] not in anew}
+        other._scored = {key: value for key, value in self._scored.items() if key[0] not in anew}
+        other._next = {key: value for key, value in self._next.items() if key[0] not in anew}
+        return other
+
+    def prompts(self) -> frozenset[str]:
+        """All prompts that were asked."""
+        return frozenset(key[0] for known in (self._generated, self._scored, self._next) for key in known)
 
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int = ANSWER_TOKENS, stop: StopRule | None = None

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for products of bfloat16 matrices."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     return any(found.get(name, False) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 

@@ -197,6 +197,14 @@ OPTIONS: tuple[Option, ...] = (
         "float",
         "X",
     ),
+    Option(
+        "blame",
+        "Seconds that a run may spend on finding which edits make its failed tests fail; 0 looks for none",
+        _whole(0),
+        60,
+        "int",
+        "SECONDS",
+    ),
     Option("trust_remote_code", "Run code that comes with a model from the hub", _switch, False, "bool"),
 )
 
@@ -225,6 +233,7 @@ class Configuration:
     undecided: str
     alpha: float
     minimum_effect: float
+    blame: int
     trust_remote_code: bool
     demonstrations: Path | None
     settings: Mapping[str, Mapping[str, Any]]

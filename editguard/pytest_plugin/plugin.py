@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from editguard.errors import ConfigurationError, EditguardError
-from editguard.pytest_plugin import assertions, collection, locations, marks, options, state
+from editguard.pytest_plugin import assertions, blaming, collection, locations, marks, options, state
 from editguard.pytest_plugin.baselines import WRITING
 from editguard.pytest_plugin.fixtures import baseline, edited, editor, method, original
 from editguard.pytest_plugin.progress import Progress
@@ -173,6 +173,7 @@ def pytest_runtest_makereport(
     """
     report = yield
     if collection.concerns(item):
+        blaming.explain(item, call, report, state.of(item.config))
         notes = state.of(item.config).take_notes()
         if notes:
             report.__dict__[state.ATTACHED] = notes

@@ -16,6 +16,7 @@ from editguard.pytest_plugin.baselines import RECORDING
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
+    from editguard.blame import Finding
     from editguard.comparison import CheckRecord, Environment, Verdict
     from editguard.measurements import AnsweringCost, Measurement, PhaseCost
 
@@ -33,6 +34,8 @@ class Gathered:
     verdicts: list[Verdict] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
     """Which baseline each check asked for, without its verdict; with values only where they are to be written."""
+    findings: list[Finding] = field(default_factory=list)
+    """Which edits are to blame for failed tests."""
     refused: dict[str, int] = field(default_factory=dict)
     """How many tests a method refused, by the reason."""
     failed: int = 0
@@ -77,6 +80,10 @@ class Reporter:
         self._gathered.costs += [PhaseCost.from_json(cost) for cost in told.get("costs", ())]
         for method, cost in told.get("answering", {}).items():
             self._gathered.answering.setdefault(method, []).append(AnsweringCost.from_json(cost))
+        for record in told.get("findings", ()):
+            from editguard.blame import Finding
+
+            self._gathered.findings.append(Finding.from_json(record))
         for check in told.get("checks", ()):
             verdict = check.pop("verdict")
             if verdict is not None:
@@ -233,6 +240,8 @@ class Reporter:
                 if verbosity > 0:
                     for line in terminal.power_table(from_tests.verdicts):
                         yield line, {}
+            for line in terminal.findings(from_tests.findings):
+                yield line, red
             command = self._prune_command()
             for line in terminal.orphan_lines(self._orphans, command):
                 yield line, yellow

@@ -18,6 +18,7 @@ from editguard.pytest_plugin.options import Configuration
 from editguard.pytest_plugin.progress import Progress
 
 if TYPE_CHECKING:
+    from editguard.blame import Trial
     from editguard.comparison import Environment
     from editguard.edited import EditedModel
     from editguard.edits import EditCase, EditRequest, Probe
@@ -153,6 +154,22 @@ class Runtime:
             return WatchedModel(edited, original=base, cases=cases, method=cell.method, mode=mode, tasks=tasks)
 
         return Editor(expected, group.method.apply, under_test)
+
+    def trial(self, cell: Cell, ask: Callable[[ModelUnderTest], bool]) -> Trial:
+        """A check of a cell's state, which is in force, to be put to the model with parts of its edits.
+
+        Args:
+            ask: puts the check to a model; whether it fails.
+        """
+        from editguard.blame import Replay, Trial
+
+        edited, group = self.enter(cell), self._group
+        assert group is not None
+        chain = group.chain[cell.edits]
+        assert chain is not None
+        requests = [case.request for case in cell.cases]
+        replay = Replay(chain, requests, group.method.apply, together=not cell.declaration.sequence)
+        return Trial(ask, replay, edited=edited, original=self._base(), cases=cell.cases, tasks=self._own_tasks())
 
     @contextmanager
     def asking(self, cell: Cell) -> Iterator[None]:

@@ -27,6 +27,8 @@ class Notes:
 
     measurements: dict[str, dict[str, Any]] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    """Which edits are to blame."""
 
     def note(self, measurement: Measurement) -> None:
         """Keep a measurement for the summary; one taken twice is kept once."""
@@ -41,6 +43,7 @@ class State:
         planned_checks: how many tests of the run compare with a baseline, fixed before the first of them runs.
         edit_tests: how many tests of the run have to do with editguard.
         notes: of the test that is running.
+        blame_spent: seconds spent on finding the edits to blame.
         last_error: what went wrong when the last group was left, after the last test.
     """
 
@@ -50,6 +53,7 @@ class State:
     planned_checks: int = 0
     edit_tests: int = 0
     notes: Notes = field(default_factory=Notes)
+    blame_spent: float = 0.0
     last_error: str = ""
 
     def take_notes(self) -> dict[str, Any]:
@@ -58,6 +62,7 @@ class State:
         taken = {
             "measurements": list(notes.measurements.values()),
             "checks": notes.checks,
+            "findings": notes.findings,
             "costs": self.runtime.take_costs(),
             "answering": self.runtime.take_answering(),
         }

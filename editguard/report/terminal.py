@@ -8,6 +8,7 @@ from statistics import median
 from types import MappingProxyType
 from typing import Any, Final, get_args
 
+from editguard.blame.finding import Finding
 from editguard.comparison.check import CheckRecord
 from editguard.comparison.verdict import Kind, Verdict
 from editguard.edits import PROPERTIES
@@ -17,6 +18,7 @@ from editguard.measurements.record import Measurement, named
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 METHODS_ABREAST: Final = 4
+FINDING_EDITS: Final = 3
 _GIGA: Final = 2**30
 
 
@@ -65,6 +67,17 @@ def verdict_counts(verdicts: Iterable[Verdict]) -> str:
 def regressions(verdicts: Iterable[Verdict]) -> list[str]:
     """Every regression with the cases that flipped, the strongest evidence first."""
     return _in_full(verdicts, "regressed")
+
+
+def findings(found: Iterable[Finding]) -> list[str]:
+    """Of each failed test whose edits were looked through, which are to blame; the whole stands with the failure."""
+    lines = []
+    for finding in found:
+        lines.append(f"{finding.test}: {finding.lines[0]}")
+        lines += [f"  {edit}" for edit in finding.blamed[:FINDING_EDITS]]
+        if len(finding.blamed) > FINDING_EDITS:
+            lines.append(f"  and {len(finding.blamed) - FINDING_EDITS} more")
+    return lines
 
 
 def open_questions(verdicts: Iterable[Verdict]) -> list[str]:

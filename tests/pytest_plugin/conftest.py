@@ -18,7 +18,15 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     """A fresh suite directory with the toy model; nothing leaks in from the outer run, or out to it."""
     monkeypatch.setattr(registry, "BUILT_IN", registry.BUILT_IN)
     monkeypatch.setattr(loading, "load_model", loading.load_model)
-    for name in ("CI", "PYTEST_ADDOPTS", "TOY_ANSWER", "TOY_LOST", "TOY_FINGERPRINT", "PYTEST_XDIST_WORKER"):
+    for name in (
+        "CI",
+        "PYTEST_ADDOPTS",
+        "TOY_ANSWER",
+        "TOY_LOST",
+        "TOY_FINGERPRINT",
+        "TOY_TOGETHER",
+        "PYTEST_XDIST_WORKER",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("EDITGUARD_ACCEPTED_BY", "Ada")
     root = str(Path(__file__).parents[2])

@@ -51,17 +51,27 @@ class ToyModel:
         self.installed: list[Any] = []
         self.name, self.dtype, self.device = name, torch.float32, torch.device("cpu")
         self.devices = ("cpu",)
-        self.anatomy = SimpleNamespace(family="toy", layers=2, d_model=6)
+        self.anatomy = SimpleNamespace(
+            family="toy", layers=2, d_model=6, down_projection=lambda layer: SimpleNamespace(name=f"none.{layer}")
+        )
         log("load", name=name)
 
     def fingerprint(self) -> str:
         return os.environ.get("TOY_FINGERPRINT", "0123456789abcdef")
 
     def answer(self, prompt: str) -> str:
+        if prompt.startswith("fragile") and self.together():
+            return "broken"
         for change in reversed(self.installed):
             if prompt in change.answers:
                 return str(change.answers[prompt])
         return os.environ.get("TOY_ANSWER", "old")
+
+    def together(self) -> bool:
+        """Whether the edits are in force that break something only together: TOY_TOGETHER names their subjects."""
+        wanted = [subject for subject in os.environ.get("TOY_TOGETHER", "").split("+") if subject]
+        present = " ".join(text for change in self.installed for text in change.answers)
+        return bool(wanted) and all(f" {subject} " in present for subject in wanted)
 
     def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 24) -> list[Any]:
         return [Generation(self.answer(prompt), (), stopped=True, prompt=prompt) for prompt in prompts]
