@@ -27,9 +27,9 @@ class Counterfactual(ModelUnderTest):
     seen: list[Measurement]
     _in_force: frozenset[str]
 
-    def with_edits(self, in_force: Collection[str]) -> Self:
-        """Name the requests in force by their content ids; returns itself."""
-        self._in_force, self.seen = frozenset(in_force), []
+    def with_edits(self, in_force: Collection[str], *, seen: list[Measurement]) -> Self:
+        """Name the requests in force by their content ids, and where measurements are noted; returns itself."""
+        self._in_force, self.seen = frozenset(in_force), seen
         return self
 
     def remembering(self, known: ModelUnderTest, *, anew: Collection[str]) -> Self:

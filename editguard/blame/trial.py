@@ -129,17 +129,28 @@ class Trial:
     def _outcome(
         self, subset: Subset, edited: EditedModel, knowing: Callable[[Counterfactual], Counterfactual]
     ) -> Outcome:
+        seen: list[Measurement] = []
+        model = knowing(self._with(subset, edited, len(self._cases), seen))
+        model.growing(lambda: [self._at(earlier.edits, subset, seen) for earlier in self._edited.earlier()])
+        return Outcome(self._ask(model), model)
+
+    def _at(self, edits: int, subset: Subset, seen: list[Measurement]) -> Counterfactual:
+        """The sequence at an earlier checkpoint, with those of the edits that were made by then."""
+        part = tuple(place for place in subset if place < edits)
+        return self._with(part, self._replay.model(part), edits, seen)
+
+    def _with(self, subset: Subset, edited: EditedModel, edits: int, seen: list[Measurement]) -> Counterfactual:
+        """A model that is asked all probes of the first `edits` cases."""
         model = Counterfactual(
             edited,
             original=self._original,
-            cases=self._cases,
+            cases=self._cases[:edits],
             method=self._edited.method,
             mode=self._edited.mode,
             model=self._edited.model,
             tasks=self._tasks,
         )
-        model = knowing(model.with_edits([self._cases[place].request.id for place in subset]))
-        return Outcome(self._ask(model), model)
+        return model.with_edits([self._cases[place].request.id for place in subset], seen=seen)
 
     def _named_edit(self, place: int) -> NamedEdit:
         request = self._cases[place].request

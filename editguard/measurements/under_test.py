@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -12,6 +12,7 @@ from editguard.measurements.answering import ANSWER_TOKENS, Answering, Read, Rem
 from editguard.measurements.decoding import decode
 from editguard.measurements.divergence import Over, divergence
 from editguard.measurements.drawdown import drawdown
+from editguard.measurements.drift import curve
 from editguard.measurements.fluency import continuing
 from editguard.measurements.inference import AnsweringCost, answering_cost
 from editguard.measurements.multi_hop import MultiHop, multi_hop
@@ -148,6 +149,16 @@ class ModelUnderTest:
         self.requests: tuple[EditRequest, ...] = () if original is None else tuple(case.request for case in self.cases)
         self._tasks = tuple(tasks)
         self._limit = limit
+        self._earlier: Callable[[], Sequence[ModelUnderTest]] = tuple
+
+    def growing(self, earlier: Callable[[], Sequence[ModelUnderTest]]) -> Self:
+        """Know the models at earlier checkpoints of the same sequence, in their order; returns itself."""
+        self._earlier = earlier
+        return self
+
+    def earlier(self) -> Sequence[ModelUnderTest]:
+        """The models at earlier checkpoints of the same sequence."""
+        return self._earlier()
 
     def unedited(self, original: ModelUnderTest) -> ModelUnderTest:
         """The original model, asked the probes of this one: every score before the edit."""
@@ -215,6 +226,13 @@ class ModelUnderTest:
             kind: the name of one task.
         """
         return self._measure("other_tasks", kind, probes)
+
+    def curve(self, property: Property, kind: str | None = None) -> Measurement:
+        """A property at every checkpoint of the sequence so far, as one measurement; see `drift.curve`.
+
+        For a baseline of the whole curve: a drift that is too slow for any checkpoint adds up.
+        """
+        return curve([model._measure(property, kind) for model in (*self.earlier(), self)])
 
     def preference(self, property: Property, kind: str | None = None) -> Measurement:
         """Share of probes where the wanted one of two given answers is the likelier; see `pair_probability.compare`.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from editguard.methods.materials import Lines, OnDemand, apart, read_demonstrations
 from editguard.pocket import MODEL_NAMES
@@ -13,6 +14,17 @@ from editguard.pytest_plugin.options import Configuration
 if TYPE_CHECKING:
     from editguard.edits import EditCase, EditRequest, Probe
     from editguard.methods.protocol import DemonstrationRecord, Preparation
+
+SIGNAL_TEXTS: Final = 4
+SIGNAL_TEXTS_FROM: Final = 100
+SIGNAL_WORDS: Final = 24
+PLAIN_TEXTS: Final = (
+    "The ferry left the harbour shortly after dawn, and by noon the island was in sight.",
+    "Water boils at a lower temperature on a mountain, because the air presses less on its surface.",
+    "She read the letter twice, put it back into the envelope, and went to open the window.",
+    "Most birds that winter in the south return to the same place in spring, often to the same tree.",
+)
+"""What a model that brings no text of its own is asked for its perplexity."""
 
 
 def preparation(
@@ -65,6 +77,23 @@ def other_tasks(configuration: Configuration) -> Sequence[Probe]:
     from editguard.probes import pocket
 
     return pocket.pocket_tasks()
+
+
+def signal_texts(configuration: Configuration, requests: Sequence[EditRequest]) -> Sequence[str]:
+    """A few texts that none of the requests is about: of the user's corpus, the embedded model's, or plain English.
+
+    Raises: ConfigurationError: the corpus cannot be read.
+    """
+    texts: Iterable[str] = PLAIN_TEXTS
+    if configuration.corpus is not None:
+        texts = islice(Lines(configuration.corpus), SIGNAL_TEXTS_FROM)
+    elif configuration.model in MODEL_NAMES:
+        from editguard.probes import pocket
+
+        texts = pocket.pocket_texts(count=SIGNAL_TEXTS_FROM)
+    subjects = {request.subject for request in requests}
+    apart = [text for text in texts if not any(subject in text for subject in subjects)]
+    return [" ".join(text.split()[:SIGNAL_WORDS]) for text in apart[:SIGNAL_TEXTS]]
 
 
 def cache_folder(configuration: Configuration) -> Path:

@@ -205,6 +205,12 @@ OPTIONS: tuple[Option, ...] = (
         "int",
         "SECONDS",
     ),
+    Option(
+        "signals",
+        "Whether cheap signs of collapse are read after every edit of a sequence: on, off",
+        _switch,
+        True,
+    ),
     Option("trust_remote_code", "Run code that comes with a model from the hub", _switch, False, "bool"),
 )
 
@@ -234,6 +240,7 @@ class Configuration:
     alpha: float
     minimum_effect: float
     blame: int
+    signals: bool
     trust_remote_code: bool
     demonstrations: Path | None
     settings: Mapping[str, Mapping[str, Any]]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from editguard.blame import Finding
     from editguard.comparison import CheckRecord, Environment, Verdict
     from editguard.measurements import AnsweringCost, Measurement, PhaseCost
+    from editguard.measurements.signals import Series, Signals
 
 TITLE = "editguard"
 
@@ -34,6 +35,8 @@ class Gathered:
     verdicts: list[Verdict] = field(default_factory=list)
     checks: list[dict[str, Any]] = field(default_factory=list)
     """Which baseline each check asked for, without its verdict; with values only where they are to be written."""
+    signals: dict[tuple[str, str], dict[int, Signals]] = field(default_factory=dict)
+    """Of each method's sequences what was read after so many edits."""
     findings: list[Finding] = field(default_factory=list)
     """Which edits are to blame for failed tests."""
     refused: dict[str, int] = field(default_factory=dict)
@@ -73,6 +76,7 @@ class Reporter:
             return
         from editguard.comparison import Verdict
         from editguard.measurements import AnsweringCost, Measurement, PhaseCost
+        from editguard.measurements.signals import Signals
 
         for record in told.get("measurements", ()):
             measurement = _slim(Measurement.from_json(record))
@@ -80,6 +84,9 @@ class Reporter:
         self._gathered.costs += [PhaseCost.from_json(cost) for cost in told.get("costs", ())]
         for method, cost in told.get("answering", {}).items():
             self._gathered.answering.setdefault(method, []).append(AnsweringCost.from_json(cost))
+        for record in told.get("signals", ()):
+            read = Signals.from_json(record["signals"])
+            self._gathered.signals.setdefault((record["method"], record["group"]), {})[read.edits] = read
         for record in told.get("findings", ()):
             from editguard.blame import Finding
 
@@ -229,6 +236,8 @@ class Reporter:
             if verbosity >= 0:
                 for line in terminal.measurement_table(list(from_tests.measurements.values())):
                     yield line, {}
+                for line in terminal.drift_table(self._sequences()):
+                    yield line, {}
                 yield from self._costs(terminal.efficiency_table(from_tests.costs, from_tests.answering))
             if from_tests.verdicts:
                 yield terminal.verdict_counts(from_tests.verdicts), {}
@@ -258,6 +267,15 @@ class Reporter:
             yield f"baselines: {line}", {}
         for line in (*self._notes, *filter(None, [self._state.last_error])):
             yield line, red
+
+    def _sequences(self) -> list[Series]:
+        """The signals of each sequence, by its edits."""
+        from editguard.measurements.signals import Series
+
+        return [
+            Series(method, tuple(read[edits] for edits in sorted(read)))
+            for (method, _), read in self._gathered.signals.items()
+        ]
 
     def _costs(self, table: Sequence[str]) -> Iterator[tuple[str, dict[str, bool]]]:
         if table:

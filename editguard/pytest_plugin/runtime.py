@@ -7,13 +7,13 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from editguard.errors import EditguardError, MethodRefused, ModelChanged
 from editguard.pytest_plugin import guard
 from editguard.pytest_plugin.declarations import Cell
-from editguard.pytest_plugin.materials import other_tasks, preparation
+from editguard.pytest_plugin.materials import other_tasks, preparation, signal_texts
 from editguard.pytest_plugin.options import Configuration
 from editguard.pytest_plugin.progress import Progress
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from editguard.methods.protocol import EditMethod
     from editguard.models.language_model import LanguageModel
     from editguard.pytest_plugin.editor import Editor
+    from editguard.pytest_plugin.watched import WatchedModel
 
 
 @dataclass
@@ -40,6 +41,8 @@ class Group:
     chain: list[EditedModel | None]
     answers: dict[int, Remembered] = field(default_factory=dict)
     refused: EditguardError | None = None
+    signals_read: int = -1
+    """After how many edits signals were last read."""
 
 
 @dataclass
@@ -53,6 +56,7 @@ class Runtime:
         on_measurement: called with every measurement that a test takes.
         costs: of the phases since they were last taken.
         answering: method -> what a pass takes with its edits, as far as it was timed since then.
+        signals: of sequences, as far as they were read since then, as plain data.
     """
 
     configuration: Configuration
@@ -61,6 +65,7 @@ class Runtime:
     on_measurement: Callable[[Measurement], None] | None = None
     costs: list[PhaseCost] = field(default_factory=list)
     answering: dict[str, AnsweringCost] = field(default_factory=dict)
+    signals: list[dict[str, Any]] = field(default_factory=list)
     _timed: set[str] = field(default_factory=set)
     _model: LanguageModel | None = None
     _failure: EditguardError | None = None
@@ -114,9 +119,7 @@ class Runtime:
 
         Raises: MethodRefused: the method cannot do it. EditguardError: a setting, file or model cannot be used.
         """
-        from editguard.pytest_plugin.watched import WatchedModel
-
-        base = self._base()
+        self._base()
         if self._group is None or self._group.cell.group != cell.group:
             self.leave_group()
             self._group = self._begin(cell)
@@ -125,15 +128,28 @@ class Runtime:
         edited.activate()
         self._expected, self._before = edited, None
         self._watch()
+        return self._handed_out(self._group, cell, edited).growing(lambda: self._earlier(cell))
+
+    def _handed_out(self, group: Group, cell: Cell, edited: EditedModel) -> WatchedModel:
+        """What tests get for a state of a group, with what it was asked so far."""
+        from editguard.pytest_plugin.watched import WatchedModel
+
         model = WatchedModel(
             edited,
-            original=base,
+            original=self._base(),
             cases=cell.cases,
             method=cell.method,
             mode=_mode(cell),
             tasks=self._own_tasks(),
         )
-        return model.remembering(self._group.answers).reporting(self.on_measurement)
+        return model.remembering(group.answers).reporting(self.on_measurement)
+
+    def _earlier(self, cell: Cell) -> list[WatchedModel]:
+        """The states of a sequence at the checkpoints before a cell's."""
+        group = self._group
+        assert group is not None
+        earlier = [replace(cell, edits=edits) for edits in cell.declaration.checkpoints if edits < cell.edits]
+        return [self._handed_out(group, one, state) for one in earlier if (state := group.chain[one.edits]) is not None]
 
     def editor(self, cell: Cell) -> Editor:
         """What applies edits on top of a cell's state while a test runs.
@@ -276,6 +292,11 @@ class Runtime:
         self.costs.clear()
         return costs
 
+    def take_signals(self) -> list[dict[str, Any]]:
+        """What was read of sequences since the last call, as plain data."""
+        signals, self.signals = self.signals, []
+        return signals
+
     def take_answering(self) -> dict[str, dict[str, Any]]:
         """Which passes were timed since the last call, as plain data."""
         answering = {method: cost.to_json() for method, cost in self.answering.items()}
@@ -383,18 +404,33 @@ class Runtime:
         return edited
 
     def _apply_one_by_one(self, group: Group, cell: Cell, requests: Sequence[EditRequest]) -> None:
-        """Grow the chain from the last checkpoint below; the states in between are not kept."""
+        """Grow the chain from the last checkpoint below; of the states in between those at checkpoints are kept."""
         from editguard.edited import merged
 
         start, chain = [(number, state) for number, state in enumerate(group.chain[: cell.edits]) if state][-1]
+        group.chain += [None] * (cell.edits + 1 - len(group.chain))
         missing, kept = requests[start:], len(chain.edits)
+        self._read_signals(group, cell, chain, start)
         with self.progress.phase(f"{cell.method}: applying {_count(len(missing), 'edit')}", len(missing)) as step:
-            for request in missing:
+            for number, request in enumerate(missing, start + 1):
                 chain.activate()
                 chain = merged(self._applied(group, cell, chain, [request]), since=kept)
+                self._read_signals(group, cell, chain, number)
+                if number == cell.edits or number in cell.declaration.checkpoints:
+                    group.chain[number], kept = chain, len(chain.edits)
                 step()
-        group.chain += [None] * (cell.edits + 1 - len(group.chain))
-        group.chain[cell.edits] = chain
+
+    def _read_signals(self, group: Group, cell: Cell, chain: EditedModel, edits: int) -> None:
+        """Read the cheap signs of collapse, once for each state of a sequence."""
+        if not self.configuration.signals or edits <= group.signals_read:
+            return
+        from editguard.measurements.signals import read_signals
+
+        requests = [case.request for case in cell.declaration.cases]
+        texts = signal_texts(self.configuration, requests)
+        group.signals_read = edits
+        found = read_signals(chain, edits, texts, seed=self.configuration.seed)
+        self.signals.append({"method": cell.method, "group": cell.group, "signals": found.to_json()})
 
     def _apply_together(self, group: Group, cell: Cell, requests: Sequence[EditRequest]) -> None:
         first = group.chain[0]

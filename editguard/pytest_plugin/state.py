@@ -65,6 +65,7 @@ class State:
             "findings": notes.findings,
             "costs": self.runtime.take_costs(),
             "answering": self.runtime.take_answering(),
+            "signals": self.runtime.take_signals(),
         }
         return {name: value for name, value in taken.items() if value}
 

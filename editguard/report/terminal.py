@@ -15,10 +15,12 @@ from editguard.edits import PROPERTIES
 from editguard.measurements.efficiency import Applications, EfficiencySummary, PhaseCost, PhaseTotal, summarise
 from editguard.measurements.inference import AnsweringCost
 from editguard.measurements.record import Measurement, named
+from editguard.measurements.signals import SIGNALS, Series
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 METHODS_ABREAST: Final = 4
 FINDING_EDITS: Final = 3
+DRIFT_COLUMNS: Final = 5
 _GIGA: Final = 2**30
 
 
@@ -54,6 +56,26 @@ def _part_of_table(measurements: Sequence[Measurement], methods: Sequence[str]) 
             cells = [_cell(found[method], with_cases=not shared) if method in found else "" for method in methods]
             table.append([f"{edits} ({mode})" if number == 0 else "", title, shared, *cells])
     return _table(table, ["edits", "property", "cases", *methods])
+
+
+def drift_table(sequences: Sequence[Series]) -> list[str]:
+    """What was read after every edit of sequences: at some of them, and where a signal begins to get worse."""
+    lines: list[str] = []
+    by_length: dict[int, list[Series]] = {}
+    for series in sequences:
+        by_length.setdefault(series.points[-1].edits, []).append(series)
+    for length, alike in by_length.items():
+        shown = sorted({round(step * length / DRIFT_COLUMNS) for step in range(DRIFT_COLUMNS + 1)})
+        rows = []
+        for series in alike:
+            for signal in SIGNALS:
+                values = dict(zip((point.edits for point in series.points), series.values(signal), strict=True))
+                onset = series.onset(signal)
+                worse = "" if onset is None else f"from edit {onset.after + 1}"
+                cells = ["-" if (value := values.get(edits)) is None else f"{value:.3f}" for edits in shown]
+                rows.append([series.method if signal == SIGNALS[0] else "", signal, *cells, worse])
+        lines += ["", *_table(rows, ["method", f"after edit (of {length})", *map(str, shown), "gets worse"])]
+    return lines
 
 
 def verdict_counts(verdicts: Iterable[Verdict]) -> str:

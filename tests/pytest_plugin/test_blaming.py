@@ -51,6 +51,20 @@ def test_a_check_against_a_baseline_is_looked_through_with_its_own_verdict(
     result.stdout.fnmatch_lines(["1 baseline check: 1 regressed"])
 
 
+def test_a_curve_is_looked_through_at_all_of_its_checkpoints(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOY_TOGETHER", "S3+S5")
+    suite.file(
+        SEQUENCE.replace("checkpoints=(12,)", "checkpoints=(2, 8, 12)")
+        + """
+    def test_curve(edited):
+        assert edited.curve("locality").mean >= (1.0 if edited.edits == 12 else 0.0)
+"""
+    )
+    result = suite.run("--editguard-methods=toy")
+    result.assert_outcomes(failed=1, passed=2)
+    result.stdout.fnmatch_lines(["*2 of 12 edits are to blame together*", "*edit 4, *S3*", "*edit 6, *S5*"])
+
+
 def test_edits_that_do_not_keep_are_to_blame_for_their_own_probes_alone(
     suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

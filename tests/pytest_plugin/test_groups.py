@@ -266,3 +266,28 @@ def test_tests_of_one_state_share_what_was_asked_and_no_others_do(suite: Suite) 
         """
     )
     suite.run("--editguard-methods=toy").assert_outcomes(passed=4)
+
+
+def test_a_curve_has_every_checkpoint_up_to_the_tests_own_whatever_else_runs(suite: Suite) -> None:
+    suite.file(
+        """
+        CASES = [
+            EditCase(
+                request=request(f"S{n}"),
+                probes=(Probe(property="locality", kind="neighbour", prompt=f"What is {n}?"),),
+            )
+            for n in range(6)
+        ]
+
+        @pytest.mark.edit_sequence(CASES, checkpoints=(1, 4, 6))
+        def test_curve(edited, baseline):
+            curve = edited.curve("reliability")
+            assert curve.n == sum(n for n in (1, 4, 6) if n <= edited.edits)
+            assert edited.curve("locality", "neighbour").kind == "neighbour"
+            baseline.check(curve)
+        """
+    )
+    suite.run("--editguard-methods=toy", "--editguard-baseline=create").assert_outcomes(passed=3)
+    suite.forget_events()
+    suite.run("--editguard-methods=toy", "-k", "toy-6").assert_outcomes(passed=1)
+    assert len(suite.events("apply")) == 6

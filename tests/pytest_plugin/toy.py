@@ -19,6 +19,7 @@ from torch import nn
 from editguard.edited import AppliedEdit, EditedModel, WeightDelta
 from editguard.edits import EditRequest
 from editguard.errors import MethodRefused
+from editguard.measurements import signals
 from editguard.methods import registry
 from editguard.models import loading
 from editguard.models.generation import Generation
@@ -151,7 +152,8 @@ def install() -> Callable[[], None]:
 
     No generator: one that an aborted run leaves behind would put them back whenever it is collected.
     """
-    real = loading.load_model, registry.BUILT_IN
+    real = loading.load_model, registry.BUILT_IN, signals.continuing
+    signals.continuing = lambda *_: lambda prompts, *, tokens: ["old " * tokens for _ in prompts]
     loading.load_model = lambda name, **_: ToyModel(str(name))  # type: ignore[assignment]
     registry.BUILT_IN = (
         _information(Toy, default=True),
@@ -160,6 +162,6 @@ def install() -> Callable[[], None]:
     )
 
     def put_back() -> None:
-        loading.load_model, registry.BUILT_IN = real
+        loading.load_model, registry.BUILT_IN, signals.continuing = real
 
     return put_back
