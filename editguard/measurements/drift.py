@@ -93,9 +93,12 @@ def onset(
         seed: the only source of randomness.
 
     Returns: None where there are fewer than six values, or the change could be chance (p > 0.01).
-    Raises: ValueError: both have different lengths.
+    Raises: ValueError: both have different lengths, or the numbers of edits do not ascend.
     """
     import numpy as np
+
+    if any(before >= after for before, after in pairwise(edits)):
+        raise ValueError("the numbers of edits of a series ascend.")
 
     points = [(count, value) for count, value in zip(edits, values, strict=True) if value is not None]
     if len(points) < FEWEST:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import zoo
@@ -81,5 +83,6 @@ def test_a_series_says_from_which_edit_on_a_signal_gets_worse() -> None:
     assert (found[0].after, found[1].after) == (12, 20)
     assert found[0].slope > 0 > found[1].slope
     assert found[2] is None
-    better = Series("toy", points[::-1])
+    back = zip(points, reversed(points), strict=True)
+    better = Series("toy", tuple(replace(worse, edits=point.edits) for point, worse in back))
     assert better.onset(SIGNALS[0]) is None
