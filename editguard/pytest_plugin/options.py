@@ -211,6 +211,19 @@ OPTIONS: tuple[Option, ...] = (
         _switch,
         True,
     ),
+    Option(
+        "github",
+        "Whether to write a job summary and annotations for GitHub: auto (on a runner of GitHub Actions), on, off",
+        _choice("auto", "on", "off"),
+        "auto",
+    ),
+    Option(
+        "junit_properties",
+        "Whether measurements and verdicts are properties of test cases in JUnit reports, which some readers reject: "
+        "on, off",
+        _switch,
+        True,
+    ),
     Option("trust_remote_code", "Run code that comes with a model from the hub", _switch, False, "bool"),
 )
 
@@ -241,6 +254,8 @@ class Configuration:
     minimum_effect: float
     blame: int
     signals: bool
+    github: str
+    junit_properties: bool
     trust_remote_code: bool
     demonstrations: Path | None
     settings: Mapping[str, Mapping[str, Any]]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from editguard.errors import ConfigurationError, EditguardError
-from editguard.pytest_plugin import assertions, blaming, collection, locations, marks, options, state
+from editguard.pytest_plugin import assertions, blaming, collection, locations, marks, options, properties, state
 from editguard.pytest_plugin.baselines import WRITING
 from editguard.pytest_plugin.fixtures import baseline, edited, editor, method, original
 from editguard.pytest_plugin.progress import Progress
@@ -177,6 +177,8 @@ def pytest_runtest_makereport(
         notes = state.of(item.config).take_notes()
         if notes:
             report.__dict__[state.ATTACHED] = notes
+            if state.of(item.config).configuration.junit_properties and item.config.getoption("xmlpath", None):
+                item.user_properties += properties.of_notes(notes)
         mistaken = call.excinfo is not None and isinstance(call.excinfo.value, EditguardError)
         if mistaken and report.failed and not item.config.getoption("fulltrace", False):
             assert call.excinfo is not None

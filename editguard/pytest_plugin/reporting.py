@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from editguard.errors import EditguardError
-from editguard.pytest_plugin import options, state
+from editguard.pytest_plugin import github, options, state
 from editguard.pytest_plugin.baselines import RECORDING
 
 if TYPE_CHECKING:
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from editguard.comparison import CheckRecord, Environment, Verdict
     from editguard.measurements import AnsweringCost, Measurement, PhaseCost
     from editguard.measurements.signals import Series, Signals
+    from editguard.report.github import Annotation
 
 TITLE = "editguard"
+MOST_FAILURES = 500
+"""Failed tests that are told to GitHub."""
 
 
 @dataclass
@@ -62,6 +65,8 @@ class Reporter:
         self._late: list[Verdict] = []
         self._orphans: list[CheckRecord] = []
         self._notes: list[str] = []
+        self._failures: list[Annotation] = []
+        self._github = github.wanted(present.configuration.github)
 
     # ---- during the run
 
@@ -70,6 +75,8 @@ class Reporter:
         """Take what a test left on its report, so that reports stay small."""
         told: Mapping[str, Any] | None = report.__dict__.pop(state.ATTACHED, None)
         self._gathered.failed += report.failed and not hasattr(report, "wasxfail")
+        if report.failed and not hasattr(report, "wasxfail") and len(self._failures) < MOST_FAILURES and self._github:
+            self._failures.append(github.annotation(report, self._config.rootpath))
         if report.when == "setup" and report.outcome == "skipped":
             self._note_refusal(report)
         if told is None:
@@ -226,6 +233,34 @@ class Reporter:
         terminalreporter.write_sep("=", TITLE)
         for line, markup in lines:
             terminalreporter.write_line(line, **markup)
+        if self._github:
+            self._tell_github(terminalreporter)
+
+    def _tell_github(self, terminalreporter: TerminalReporter) -> None:
+        """Annotations are read from what is printed; the summary goes to the runner's file."""
+        from editguard.report.github import commands, job_summary
+
+        told = self._gathered
+        summary = job_summary(
+            failed=self._failures,
+            measurements=list(told.measurements.values()),
+            verdicts=told.verdicts,
+            findings=told.findings,
+            sequences=self._sequences(),
+            notes=[*self._refusals(), *self._notes, *filter(None, [self._state.last_error])],
+        )
+        for line in commands(self._failures):
+            terminalreporter.write_line(line)
+        try:
+            github.write_summary(summary)
+        except EditguardError as error:
+            terminalreporter.write_line(str(error), red=True)
+
+    def _refusals(self) -> list[str]:
+        return [
+            f"{count} test{'' if count == 1 else 's'} refused by {reason}"
+            for reason, count in self._gathered.refused.items()
+        ]
 
     def _lines(self, verbosity: int) -> Iterator[tuple[str, dict[str, bool]]]:
         from_tests = self._gathered
@@ -261,8 +296,8 @@ class Reporter:
                 f"regressed, whose tests had passed: {labels}",
                 red,
             )
-        for reason, count in from_tests.refused.items():
-            yield f"{count} test{'' if count == 1 else 's'} refused by {reason}", yellow
+        for line in self._refusals():
+            yield line, yellow
         for line in self._written:
             yield f"baselines: {line}", {}
         for line in (*self._notes, *filter(None, [self._state.last_error])):

@@ -39,6 +39,14 @@ def measurement_table(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def _part_of_table(measurements: Sequence[Measurement], methods: Sequence[str]) -> list[str]:
+    rows, titles = measurement_rows(measurements, methods)
+    return _table(rows, titles)
+
+
+def measurement_rows(
+    measurements: Sequence[Measurement], methods: Sequence[str]
+) -> tuple[list[list[str]], tuple[str, ...]]:
+    """Rows and column titles of the table of measurements, with these methods abreast."""
     groups: dict[tuple[str, ...], list[tuple[str, dict[str, Measurement]]]] = {}
     for one in measurements:
         rows = groups.setdefault((one.mode, str(one.edits), *one.edit_ids), [])
@@ -55,12 +63,19 @@ def _part_of_table(measurements: Sequence[Measurement], methods: Sequence[str]) 
             shared = cases.pop() if len(cases) == 1 else ""
             cells = [_cell(found[method], with_cases=not shared) if method in found else "" for method in methods]
             table.append([f"{edits} ({mode})" if number == 0 else "", title, shared, *cells])
-    return _table(table, ["edits", "property", "cases", *methods])
+    return table, ("edits", "property", "cases", *methods)
 
 
 def drift_table(sequences: Sequence[Series]) -> list[str]:
     """What was read after every edit of sequences: at some of them, and where a signal begins to get worse."""
     lines: list[str] = []
+    for rows, titles in drift_rows(sequences):
+        lines += ["", *_table(rows, titles)]
+    return lines
+
+
+def drift_rows(sequences: Sequence[Series]) -> Iterator[tuple[list[list[str]], tuple[str, ...]]]:
+    """Rows and column titles of a table for the sequences of each length."""
     by_length: dict[int, list[Series]] = {}
     for series in sequences:
         by_length.setdefault(series.points[-1].edits, []).append(series)
@@ -74,8 +89,7 @@ def drift_table(sequences: Sequence[Series]) -> list[str]:
                 worse = "" if onset is None else f"from edit {onset.after + 1}"
                 cells = ["-" if (value := values.get(edits)) is None else f"{value:.3f}" for edits in shown]
                 rows.append([series.method if signal == SIGNALS[0] else "", signal, *cells, worse])
-        lines += ["", *_table(rows, ["method", f"after edit (of {length})", *map(str, shown), "gets worse"])]
-    return lines
+        yield rows, ("method", f"after edit (of {length})", *map(str, shown), "gets worse")
 
 
 def verdict_counts(verdicts: Iterable[Verdict]) -> str:

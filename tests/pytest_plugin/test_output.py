@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from pytest_plugin.inner import Suite, plugin_arguments
@@ -133,7 +134,7 @@ def test_the_usual_ways_to_run_pytest_work(suite: Suite) -> None:
     suite.run("--import-mode=importlib", toy).assert_outcomes(passed=1, failed=1)
 
 
-def test_a_junit_report_is_as_without_the_plugin(suite: Suite) -> None:
+def test_a_junit_report_can_be_as_without_the_plugin(suite: Suite) -> None:
     import xml.etree.ElementTree as Tree
 
     suite.file(
@@ -143,7 +144,8 @@ def test_a_junit_report_is_as_without_the_plugin(suite: Suite) -> None:
             baseline.check(edited.reliability())
         """
     )
-    suite.run("--editguard-methods=toy", "--junitxml=junit.xml").assert_outcomes(passed=1)
+    options = ("--editguard-methods=toy", "--junitxml=junit.xml", "--editguard-junit-properties=off")
+    suite.run(*options).assert_outcomes(passed=1)
     [case] = Tree.parse(suite.path / "junit.xml").iter("testcase")
     assert case.attrib["name"] == "test_it[toy]"
     assert list(case) == []
@@ -319,3 +321,71 @@ def test_asking_is_timed_but_not_where_a_test_edits_and_a_pass_once_for_each_met
     [toy] = [line for line in lines[titles + 2 :] if line[:2] == ["toy", "3.0"]]
     assert toy[2:4] == ["1", "1"]  # of two applications the first stands apart
     assert toy[6:9] == ["203.0", "x", "1.00"]  # three tests, of which two take a hundred
+
+
+FAILING = """
+    CASES = [request(f"S{n}") for n in range(3)]
+    pytestmark = pytest.mark.edit_sequence(CASES, checkpoints=(1, 3))
+
+    def test_kept(edited):
+        assert edited.reliability().mean == 1.0, "100% of the edits: kept"
+
+    def test_answer(edited, baseline):
+        baseline.check(edited.reliability())
+"""
+
+
+def test_github_gets_annotations_at_the_line_and_a_summary(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    written = tmp_path / "summary.md"
+    written.write_text("before\n", encoding="utf-8")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(written))
+    monkeypatch.setenv("GITHUB_WORKSPACE", str(suite.path.parent))
+    file = suite.file(FAILING)
+    line = 1 + file.read_text(encoding="utf-8").splitlines().index(
+        '    assert edited.reliability().mean == 1.0, "100% of the edits: kept"'
+    )
+    result = suite.run("--editguard-methods=forgetful")
+    result.assert_outcomes(failed=1, passed=3)
+    place = f"file={suite.path.name}/test_suite.py,line={line},title=test_kept[[]forgetful-3]"
+    result.stdout.fnmatch_lines([f"::error {place}::AssertionError: 100%25 of the edits: kept*%0A*"])
+    text = written.read_text(encoding="utf-8")
+    assert text.startswith("before\n## editguard: 1 test failed, 0 of 2 checks regressed\n")
+    assert f"<summary>{suite.path.name}/test_suite.py:{line}: test_kept[forgetful-3]: AssertionError" in text
+    assert "| edits" in text
+    assert "after edit (of 3)" in text
+
+
+def test_elsewhere_nothing_is_written_for_github(suite: Suite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    written = tmp_path / "summary.md"
+    monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(written))
+    suite.file(FAILING)
+    assert "::error" not in suite.run("--editguard-methods=forgetful").stdout.str()
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    assert "::error" not in suite.run("--editguard-methods=forgetful", "--editguard-github=off").stdout.str()
+    assert not written.exists()
+    suite.run("--editguard-methods=forgetful", "--editguard-github=on")
+    assert written.exists()
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    result = suite.run("--editguard-methods=forgetful")
+    result.stdout.fnmatch_lines(["cannot write the job summary *"])
+
+
+def test_junit_reports_have_measurements_verdicts_and_blame_as_properties(suite: Suite) -> None:
+    from xml.etree import ElementTree
+
+    suite.file(FAILING)
+    suite.run("--editguard-methods=forgetful", "--junitxml=report.xml")
+    cases = {case.get("name"): case for case in ElementTree.parse(suite.path / "report.xml").iter("testcase")}
+
+    def of(name: str) -> dict[str | None, str | None]:
+        return {each.get("name"): each.get("value") for each in cases[name].iter("property")}
+
+    assert (of("test_kept[forgetful-3]")["editguard.reliability"] or "").startswith("reliability 0.333 ")
+    assert "to blame" in (of("test_kept[forgetful-3]")["editguard.blame"] or "")
+    assert "no baseline yet" in (of("test_answer[forgetful-1]")["editguard.verdict"] or "")
+    suite.run("--editguard-methods=forgetful", "--junitxml=report.xml", "--editguard-junit-properties=off")
+    assert not list(ElementTree.parse(suite.path / "report.xml").iter("property"))
