@@ -3,7 +3,7 @@
 from editguard.blame.counterfactual import Counterfactual
 from editguard.blame.finding import Finding, LostProbe, NamedEdit
 from editguard.blame.nearest import NearPair, nearest_pairs
-from editguard.blame.replay import Replay
+from editguard.blame.replay import Replay, separable
 from editguard.blame.search import Search, Suspects
 from editguard.blame.trial import Trial
 
@@ -18,4 +18,5 @@ __all__ = [
     "Suspects",
     "Trial",
     "nearest_pairs",
+    "separable",
 ]

@@ -20,7 +20,12 @@ def stands_alone(edit: AppliedEdit) -> bool:
 
     A memory of edits, for example, holds all rows before it.
     """
-    return len(edit.requests) == 1 and all(
+    return len(edit.requests) == 1 and separable(edit)
+
+
+def separable(edit: AppliedEdit) -> bool:
+    """Whether what an edit left behind can be in force without what those before it left."""
+    return all(
         isinstance(change, AddedNeurons | KeyMemory)
         or (isinstance(change, WeightDelta) and not any(isinstance(delta, Total) for delta in change.deltas.values()))
         for change in edit.changes

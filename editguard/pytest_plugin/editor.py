@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from editguard.edits import EditCase, EditRequest, as_cases, refuse_conflicts
+from editguard.edits import EditCase, EditRequest, as_cases
+from editguard.pytest_plugin.edit_steps import Edits, EditSteps, batch_of
 
 if TYPE_CHECKING:
     from editguard.edited import EditedModel
     from editguard.measurements import ModelUnderTest
-
-Edits = EditRequest | EditCase | Iterable[EditRequest | EditCase]
 
 
 class Editor:
@@ -34,6 +33,34 @@ class Editor:
         self._base, self._apply, self._under_test = base, apply, under_test
         self._open: dict[int, EditedModel] = {}
 
+    def steps(self) -> EditSteps:
+        """Edits that come and go one after another, on top of the test's own state; see `EditSteps`."""
+        return EditSteps(self._base, self._apply, self._under_test)
+
+    def explore(
+        self,
+        cases: Sequence[EditRequest | EditCase],
+        invariant: Callable[[ModelUnderTest], None],
+        *,
+        steps: int = 6,
+        examples: int = 10,
+        together: int = 3,
+    ) -> None:
+        """Add, batch and withdraw edits in any order, and check an invariant after every step; see `exploring`.
+
+        Args:
+            cases: what is drawn from; each is in force once at most.
+            invariant: asserts what must hold of the model, whatever is in force.
+            steps: most steps of an example.
+            examples: how many are tried before one fails.
+            together: most edits of a batch.
+
+        Raises: AssertionError: of the shortest example that was found, with a test to paste that repeats it.
+        """
+        from editguard.pytest_plugin.exploring import explore
+
+        explore(self.steps, as_cases(list(cases)), invariant, steps=steps, examples=examples, together=together)
+
     @contextmanager
     def __call__(self, *edits: Edits, on: ModelUnderTest | None = None) -> Iterator[ModelUnderTest]:
         """Apply requests or cases together for the length of a `with` block.
@@ -45,10 +72,8 @@ class Editor:
         Raises: InvalidEdit, ConflictingEdits: the edits cannot be applied together. MethodRefused: the method
             cannot do it on this model. ValueError: `on` is no model of an open block.
         """
-        single = (EditRequest, EditCase)
-        cases = as_cases([one for edit in edits for one in ((edit,) if isinstance(edit, single) else edit)])
+        cases = batch_of(edits)
         requests = [case.request for case in cases]
-        refuse_conflicts(requests)
         if on is not None and id(on) not in self._open:
             raise ValueError("`on` is the model of an enclosing `with editor(...)` block.")
         base = self._base if on is None else self._open[id(on)]
