@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from editguard import (
     __version__,
     blame_command,
+    history_command,
     import_command,
     one_hop_command,
     rank_command,
@@ -82,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(trace_command.run(options))
         elif options.command == "train":
             return train_command.run(options)
+        elif options.command == "history":
+            print(history_command.run(options))
         elif options.command == "rank":
             return rank_command.run(options)
         elif options.command == "blame":
@@ -121,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     add_study_arguments(study)
     rank_command.add_parser(commands)
     blame_command.add_parser(commands)
+    history_command.add_parser(commands)
     return parser
 
 

@@ -105,6 +105,10 @@ class BaselineUnreadable(EditguardError):
     """A baseline file is corrupt, of a foreign version, or cannot be read or written."""
 
 
+class HistoryUnreadable(EditguardError):
+    """The database of runs is missing, damaged, of a newer version, of something else, or cannot be written."""
+
+
 class ConfigurationError(EditguardError, ValueError):
     """An option of the configuration has a value that cannot be used."""
 

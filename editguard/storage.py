@@ -5,9 +5,14 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from editguard.errors import CacheError, EditguardError
+
+OWN_FOLDER: Final = ".editguard"
+"""Name of the folder, under the root directory, of what runs leave behind for later runs and nobody reviews."""
+HISTORY_FILE: Final = Path(OWN_FOLDER, "history.sqlite")
+"""Where the history of runs is kept, from the root directory."""
 
 
 def write_atomically(
@@ -32,6 +37,15 @@ def write_atomically(
     with replacing(path, error=error) as file:
         for piece in (data,) if isinstance(data, bytes | str) else data:
             file.write(piece.encode() if isinstance(piece, str) else piece)
+
+
+def own_folder(folder: Path, *, error: type[EditguardError] = CacheError) -> None:
+    """Make a folder that git ignores by itself, as pytest's cache is one; nothing happens where it is one already.
+
+    Raises: `error`: it cannot be made or written.
+    """
+    if not (folder / ".gitignore").exists():
+        write_atomically(folder / ".gitignore", "# Made by editguard.\n*\n", error=error)
 
 
 @contextlib.contextmanager

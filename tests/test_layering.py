@@ -19,6 +19,7 @@ LAYERS = {
     "measurements": 6,
     "comparison": 7,
     "blame": 8,
+    "history": 8,
     "study": 8,
     "one_hop": 8,
     "report": 9,
@@ -29,6 +30,7 @@ LAYERS = {
     "train_command": 10,
     "import_command": 10,
     "one_hop_command": 10,
+    "history_command": 10,
     "cli": 12,
     "__init__": 13,
 }

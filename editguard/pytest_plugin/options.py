@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from editguard.device_map import HELP as DEVICE_MAP_HELP
 from editguard.device_map import DeviceMap, read_device_map, refuse_both
 from editguard.errors import ConfigurationError, closest
+from editguard.storage import HISTORY_FILE
 
 if TYPE_CHECKING:
     import pytest
@@ -113,6 +114,12 @@ def _file(value: Any) -> Path:
     return path
 
 
+def _file_or_off(value: Any) -> Path | None:
+    if value is True or not str(value).strip():
+        raise ValueError("must name a file, or be 'off'")
+    return None if value is False or str(value).strip() == "off" else Path(str(value)).expanduser()
+
+
 OPTIONS: tuple[Option, ...] = (
     Option(
         "model", "Model under edit: 'pocket', 'pocket-t5', a directory, or a hub name", _text, "pocket", metavar="NAME"
@@ -160,6 +167,13 @@ OPTIONS: tuple[Option, ...] = (
     ),
     Option("baseline_dir", "Folder of the baselines, relative to the root directory", Path, Path("baselines")),
     Option("reason", "Why these baselines are accepted; kept beside them", str, "", metavar="TEXT"),
+    Option(
+        "history",
+        "SQLite database to which every run with tests of edits is added, relative to the root directory; or 'off'",
+        _file_or_off,
+        HISTORY_FILE,
+        metavar="FILE",
+    ),
     Option("cache_dir", "Folder for prepared data, by default the user's cache folder", Path, metavar="DIR"),
     Option(
         "corpus",
@@ -246,6 +260,8 @@ class Configuration:
     baseline: str
     baseline_dir: Path
     reason: str
+    history: Path | None
+    """None where no history is kept."""
     cache_dir: Path | None
     corpus: Path | None
     training: Path | None
@@ -326,6 +342,10 @@ def read(config: pytest.Config) -> Configuration:
     values["baseline_dir"] = config.rootpath / values["baseline_dir"]
     if values["baseline_dir"].exists() and not values["baseline_dir"].is_dir():
         raise ConfigurationError(f"--editguard-baseline-dir is a folder; {values['baseline_dir']} is something else.")
+    if values["history"] is not None:
+        values["history"] = config.rootpath / values["history"]
+        if values["history"].is_dir():
+            raise ConfigurationError(f"--editguard-history is a file or 'off'; {values['history']} is a folder.")
     demonstrations = table.get("demonstrations")
     if demonstrations is not None:
         given.append("demonstrations")

@@ -17,7 +17,7 @@ import pytest
 
 from editguard.errors import ConfigurationError, EditguardError
 from editguard.pytest_plugin import assertions, blaming, collection, locations, marks, options, properties, state
-from editguard.pytest_plugin.baselines import WRITING
+from editguard.pytest_plugin.baselines import WRITING, suite_name
 from editguard.pytest_plugin.fixtures import baseline, edited, editor, method, original
 from editguard.pytest_plugin.progress import Progress
 from editguard.pytest_plugin.reporting import Reporter
@@ -176,7 +176,7 @@ def pytest_runtest_makereport(
         blaming.explain(item, call, report, state.of(item.config))
         notes = state.of(item.config).take_notes()
         if notes:
-            report.__dict__[state.ATTACHED] = notes
+            report.__dict__[state.ATTACHED] = {"suite": suite_name(item), **notes}
             if state.of(item.config).configuration.junit_properties and item.config.getoption("xmlpath", None):
                 item.user_properties += properties.of_notes(notes)
         mistaken = call.excinfo is not None and isinstance(call.excinfo.value, EditguardError)

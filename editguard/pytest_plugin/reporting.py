@@ -12,6 +12,7 @@ import pytest
 from editguard.errors import EditguardError
 from editguard.pytest_plugin import github, options, state
 from editguard.pytest_plugin.baselines import RECORDING
+from editguard.pytest_plugin.history import RunNotes
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -60,6 +61,7 @@ class Reporter:
     def __init__(self, config: pytest.Config, present: state.State) -> None:
         self._config, self._state = config, present
         self._gathered = Gathered()
+        self._run = RunNotes(config.rootpath, present.configuration)
         self._partial = False
         self._written: list[str] = []
         self._late: list[Verdict] = []
@@ -85,9 +87,11 @@ class Reporter:
         from editguard.measurements import AnsweringCost, Measurement, PhaseCost
         from editguard.measurements.signals import Signals
 
+        measured: list[Measurement] = []
         for record in told.get("measurements", ()):
             measurement = _slim(Measurement.from_json(record))
-            self._gathered.measurements.setdefault(measurement.id, measurement)
+            known = self._gathered.measurements.setdefault(measurement.id, measurement)
+            measured.append(known if known == measurement else measurement)
         self._gathered.costs += [PhaseCost.from_json(cost) for cost in told.get("costs", ())]
         for method, cost in told.get("answering", {}).items():
             self._gathered.answering.setdefault(method, []).append(AnsweringCost.from_json(cost))
@@ -98,20 +102,29 @@ class Reporter:
             from editguard.blame import Finding
 
             self._gathered.findings.append(Finding.from_json(record))
+        judged: dict[str, int] = {}
         for check in told.get("checks", ()):
             verdict = check.pop("verdict")
             if verdict is not None:
+                judged[check["check"]] = len(self._gathered.verdicts)
                 self._gathered.verdicts.append(Verdict.from_json(verdict))
             self._gathered.checks.append(check)
+        self._run.note(report, told, measured, judged)
 
     def pytest_deselected(self, items: Sequence[pytest.Item]) -> None:
         """A run that leaves tests out cannot tell orphans."""
         self._partial = self._partial or bool(items)
 
     @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodeready(self) -> None:
+        """Count the workers of pytest-xdist."""
+        self._run.worker_began()
+
+    @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, error: object | None) -> None:
-        """Neither can one that lost a worker."""
+        """A run that lost a worker cannot tell orphans either."""
         self._partial = self._partial or error is not None
+        self._run.worker_ended()
 
     def _note_refusal(self, report: pytest.TestReport) -> None:
         reason = str(report.longrepr[2]) if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -123,11 +136,20 @@ class Reporter:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Correct for the number of checks, write baselines, look for orphans."""
-        if not self._gathered.checks or self._config.option.collectonly:
+        """Correct for the number of checks, write baselines, look for orphans; add the run to the history."""
+        if self._config.option.collectonly:
             return
         finished = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
         finished = finished and not session.shouldstop and not session.shouldfail
+        if self._gathered.checks:
+            self._settle(session, finished)
+        complete = finished and not self._partial and self._covers()
+        try:
+            self._run.write(self._gathered.verdicts, exit_status=int(session.exitstatus), complete=complete)
+        except EditguardError as error:
+            self._notes.append(f"{error} This run's verdict stands; it is missing in the history.")
+
+    def _settle(self, session: pytest.Session, finished: bool) -> None:
         if finished:
             self._correct(session)
         try:

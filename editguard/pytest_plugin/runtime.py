@@ -276,6 +276,11 @@ class Runtime:
             )
         return self._environment
 
+    @property
+    def known_environment(self) -> Environment | None:
+        """The environment, if the model was needed by now."""
+        return None if self._environment is None and self._model is None else self.environment()
+
     def settings_in_force(self, cell: Cell | None) -> dict[str, Any]:
         """The settings of a cell's method as plain data; empty for the unedited model."""
         if cell is None or self._group is None or self._group.cell.group != cell.group:

@@ -67,7 +67,10 @@ class State:
             "answering": self.runtime.take_answering(),
             "signals": self.runtime.take_signals(),
         }
-        return {name: value for name, value in taken.items() if value}
+        told: dict[str, Any] = {name: value for name, value in taken.items() if value}
+        if told and (environment := self.runtime.known_environment) is not None:
+            told["environment"] = environment.to_json()
+        return told
 
 
 KEY = pytest.StashKey[State]()

@@ -29,8 +29,8 @@ COLUMNS: Final[Mapping[str, str]] = {
 """Name -> type in pyarrow. What a value lacks is null; the lookup in a memory of edits is JSON."""
 
 
-def require_pyarrow() -> ModuleType:
-    """Import `pyarrow` and return it.
+def require_pyarrow(asked: str = "--parquet") -> ModuleType:
+    """Import `pyarrow` and return it; `asked` is the option that needs it.
 
     Raises: ConfigurationError: it is not installed.
     """
@@ -39,7 +39,7 @@ def require_pyarrow() -> ModuleType:
         import pyarrow.parquet
     except ImportError:
         raise ConfigurationError(
-            "--parquet needs the package pyarrow, which cannot be imported here: pip install 'editguard[parquet]'."
+            f"{asked} needs the package pyarrow, which cannot be imported here: pip install 'editguard[parquet]'."
         ) from None
     module: ModuleType = pyarrow
     return module
