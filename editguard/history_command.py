@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> str:
     if options.json:
         found = history_table.checks_json(series_of(runs)) if checks else history_table.runs_json(runs)
         return json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
-    width = get_terminal_size((_ENDLESS, 24)).columns
+    columns = get_terminal_size((_ENDLESS, 24)).columns
+    width = columns if columns < _ENDLESS else None
     if not checks:
         return history_table.runs_text(runs, width)
     return history_table.checks_text(series_of(runs), history_table.levels_for(sys.stdout.encoding), width)

@@ -39,15 +39,6 @@ def write_atomically(
             file.write(piece.encode() if isinstance(piece, str) else piece)
 
 
-def own_folder(folder: Path, *, error: type[EditguardError] = CacheError) -> None:
-    """Make a folder that git ignores by itself, as pytest's cache is one; nothing happens where it is one already.
-
-    Raises: `error`: it cannot be made or written.
-    """
-    if not (folder / ".gitignore").exists():
-        write_atomically(folder / ".gitignore", "# Made by editguard.\n*\n", error=error)
-
-
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], *, error: type[EditguardError] = CacheError) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` when the block ends well; see `write_atomically`.
@@ -95,15 +86,15 @@ def append(path: Path, raw: bytes, *, after: int) -> int:
     return after + len(raw)
 
 
-def working_folder(root: str | os.PathLike[str]) -> Path:
+def working_folder(root: str | os.PathLike[str], *, error: type[EditguardError] = CacheError) -> Path:
     """The folder `.editguard` under `root`, made if missing: what is kept between runs and belongs in no repository.
 
-    Raises: CacheError: it cannot be made.
+    Raises: `error`: it cannot be made.
     """
-    folder = Path(root) / ".editguard"
+    folder = Path(root) / OWN_FOLDER
     ignored = folder / ".gitignore"
     if not ignored.exists():
-        write_atomically(ignored, "# made by editguard; may be removed\n*\n")
+        write_atomically(ignored, "# made by editguard; may be removed\n*\n", error=error)
     return folder
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final
 from editguard.errors import HistoryUnreadable
 from editguard.history import schema
 from editguard.history.run import RunCheck, RunRecord, columns, plain
-from editguard.storage import OWN_FOLDER, own_folder
+from editguard.storage import OWN_FOLDER, working_folder
 
 BUSY_SECONDS: Final = 30.0
 """How long a process waits for another one that writes."""
@@ -88,7 +88,7 @@ class RunHistory:
     def _make_folder(self) -> None:
         folder = self.path.parent
         if folder.name == OWN_FOLDER:
-            own_folder(folder, error=HistoryUnreadable)
+            working_folder(folder.parent, error=HistoryUnreadable)
             return
         try:
             folder.mkdir(parents=True, exist_ok=True)

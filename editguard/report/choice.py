@@ -10,8 +10,8 @@ import numpy as np
 from editguard.report.trade_off import TradeOff
 from editguard.study.choice import Choice
 from editguard.study.criteria import COSTS, FLUENCY
+from editguard.study.fitting import tables_within
 from editguard.study.ranking import normalised
-from editguard.study.table import tables_within
 
 
 def choice_text(choice: Choice, shown: TradeOff | None, width: int | None = None) -> str:

@@ -10,7 +10,7 @@ from editguard.history import RunCheck, RunRecord, Series
 from editguard.history.run import plain
 from editguard.measurements.record import FRACTION
 from editguard.report.terminal import KINDS
-from editguard.study.table import tables_within
+from editguard.study.fitting import tables_within
 
 BLOCKS: Final = "▁▂▃▄▅▆▇█"
 DIGITS: Final = "12345678"
@@ -73,7 +73,9 @@ def checks_text(series: Sequence[Series], levels: str = BLOCKS, width: int | Non
     for heading, members in groups.items():
         rows = [_row(one, levels) for one in members]
         titles = ["test", "property", "runs", "trend", "latest", "verdict", "so since", "regressed since"]
-        lines += ["", heading, *tables_within(rows, titles, "simple", 2, width)]
+        filled = [at for at in range(len(titles)) if any(row[at] for row in rows)]
+        shown = [[row[at] for at in filled] for row in rows]
+        lines += ["", heading, *tables_within(shown, [titles[at] for at in filled], "simple", 2, width)]
     legend = 'so since: the run from which on the mean has been what it is now; "+": with uncommitted changes'
     return "\n".join([*lines[1:], "", legend])
 

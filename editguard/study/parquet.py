@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from editguard.errors import CacheError, ConfigurationError
 from editguard.storage import replacing
-from editguard.study.folder import StudyFolder
-from editguard.study.plan import Cell
+
+if TYPE_CHECKING:
+    from editguard.study.folder import StudyFolder
+    from editguard.study.plan import Cell
 
 FILE: Final = "records.parquet"
 ROWS: Final = 20_000

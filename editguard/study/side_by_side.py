@@ -7,9 +7,10 @@ from typing import Final
 
 from editguard.errors import ConfigurationError
 from editguard.study.criteria import Group, Value
+from editguard.study.fitting import tables_within
 from editguard.study.plan import MODES, Mode
 from editguard.study.results import Results
-from editguard.study.table import Block, tables_within
+from editguard.study.table import Block
 
 SHOWN: Final = {
     "reliability": "reliability",

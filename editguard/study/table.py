@@ -6,13 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from shutil import get_terminal_size
-from textwrap import fill
 from typing import Any, Final
-
-from tabulate import MIN_PADDING, tabulate
 
 from editguard.measurements.efficiency import Phase
 from editguard.measurements.fluency import CONTINUATION_TOKENS
+from editguard.study.fitting import tables_within
 from editguard.study.folder import StudyFolder
 from editguard.study.plan import UNEDITED, Cell
 from editguard.study.published import compared, data_key, published
@@ -35,10 +33,6 @@ COLUMNS: Final[Mapping[str, str]] = {
 _KILO: Final = 2**10
 _GIGA: Final = 2**30
 _ENDLESS: Final = 10_000
-_HEADER: Final = 12
-"""Characters of a line of a column's title on a screen, as many as an interval has."""
-_GAP: Final = 2
-"""Characters between two columns."""
 ONE_BY_ONE: Final = " *"
 PUBLISHED: Final = "Published, by the same protocol"
 """Title of the table of others' figures."""
@@ -150,43 +144,6 @@ def _document(
         parts += tables_within(lines, block.headers, style, 2, width) if lines else []
         parts += [line for note in block.notes for line in ("", note)][not lines :]
     return "\n".join([*parts, *notes, *(f"\n{line}" for line in failures(rows))])
-
-
-def tables_within(
-    lines: Sequence[Sequence[str]], headers: Sequence[str], style: str, fixed: int, width: int | None
-) -> Iterator[str]:
-    """One table, or several that fit `width`, each with the first `fixed` columns; headers are then broken into words.
-
-    lines: rows of cells; style: of tabulate; width: in characters, None for as much as wanted.
-
-    A column by itself may be wider than the screen, and gets a table of its own.
-    """
-    if width is not None:
-        headers = [fill(header, _HEADER, break_long_words=False) for header in headers]
-    spans = [
-        max(_width(header) + MIN_PADDING, *(_width(line[at]) for line in lines)) + _GAP
-        for at, header in enumerate(headers)
-    ]
-    rest = range(fixed, len(headers))
-    groups: list[list[int]] = [[]]
-    for at in rest:
-        taken = sum(spans[:fixed]) + sum(spans[column] for column in groups[-1])
-        if width is not None and groups[-1] and taken + spans[at] - _GAP > width:
-            groups.append([])
-        groups[-1].append(at)
-    for number, group in enumerate(groups):
-        chosen = [*range(fixed), *group]
-        table = tabulate(
-            [[line[at] for at in chosen] for line in lines],
-            headers=[headers[at] for at in chosen],
-            tablefmt=style,
-            disable_numparse=True,
-        )
-        yield table if number == 0 else f"\n{table}"
-
-
-def _width(cell: str) -> int:
-    return max(map(len, cell.split("\n")))
 
 
 def _title(cell: Cell) -> str:
