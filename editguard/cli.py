@@ -18,8 +18,10 @@ from editguard import (
     import_command,
     one_hop_command,
     rank_command,
+    release_command,
     trace_command,
     train_command,
+    verify_command,
 )
 from editguard.errors import ConfigurationError, EditguardError
 from editguard.study.options import add_arguments as add_study_arguments
@@ -65,7 +67,7 @@ baseline-dir = "baselines"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return its exit status: 0, or 2 after one line on stderr about a mistake."""
+    """Run a command; return its exit status: 0, or 2 after one line on stderr about a mistake; `verify` has 1 too."""
     parser = _parser()
     options, others = parser.parse_known_args(arguments)
     if others and options.command != "blame":  # whose other options are pytest's
@@ -89,6 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return rank_command.run(options)
         elif options.command == "blame":
             return blame_command.run(options, others)
+        elif options.command == "release":
+            print(release_command.run(options))
+        elif options.command == "verify":
+            return verify_command.run(options)
         elif options.command == "study":
             from editguard.report.side_by_side import write_side_by_side
             from editguard.report.study_files import write_study_files
@@ -125,6 +131,8 @@ def _parser() -> argparse.ArgumentParser:
     rank_command.add_parser(commands)
     blame_command.add_parser(commands)
     history_command.add_parser(commands)
+    release_command.add_parser(commands)
+    verify_command.add_parser(commands)
     return parser
 
 

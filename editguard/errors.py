@@ -129,6 +129,10 @@ class MemoryUnreadable(EditguardError):
     """A file of a memory of edits is missing, damaged or of a foreign version, or cannot be written."""
 
 
+class ReleaseError(EditguardError):
+    """A release or a candidate is damaged or incomplete, does not fit the model, or cannot be written."""
+
+
 class PromptTooLong(EditguardError, ValueError):
     """A prompt, or a prompt with its answer, does not fit the model's context; or it has no tokens at all."""
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -69,6 +70,59 @@ def replacing(path: str | os.PathLike[str], *, error: type[EditguardError] = Cac
             with contextlib.suppress(OSError):
                 temporary.unlink()
     _force_folder(path.parent)
+
+
+@contextlib.contextmanager
+def new_folder(path: str | os.PathLike[str], *, error: type[EditguardError] = CacheError) -> Iterator[Path]:
+    """A folder to fill, which becomes `path` when the block ends well; missing folders above it are made.
+
+    It is filled beside `path` under another name, forced to the disk and then renamed: whoever looks sees all of it or
+    nothing. A failure removes it.
+
+    Raises: `error`: something stands at `path` that is no empty folder; the disk is full, or the folder cannot be made
+        or written.
+    """
+    path = Path(path)
+    refuse_filled(path, error=error)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".part"))
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+                file.chmod(_usual_mode(0o666))
+        os.chmod(temporary, _usual_mode(0o777))
+        if path.exists():
+            path.rmdir()
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as failure:
+        reason = failure.strerror or str(failure)
+        raise error(
+            f"cannot write {path}: {reason}. Nothing was left there; free some space, make the folder writable, or "
+            "choose another folder."
+        ) from failure
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+    _force_folder(path.parent)
+
+
+def refuse_filled(path: str | os.PathLike[str], *, error: type[EditguardError] = CacheError) -> None:
+    """Refuse a place for a new folder where something stands already; an empty folder is none.
+
+    Raises: `error`: there is something, or it cannot be looked at.
+    """
+    path = Path(path)
+    try:
+        filled = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    except OSError as failure:
+        raise error(f"cannot look at {path}: {failure.strerror or failure}. Choose another folder.") from failure
+    if filled:
+        raise error(f"{path} exists already and is not an empty folder; nothing was written. Choose another one.")
 
 
 def append(path: Path, raw: bytes, *, after: int) -> int:
@@ -153,9 +207,14 @@ def _mode_of(path: Path) -> int:
     try:
         return path.stat().st_mode & 0o7777
     except OSError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
+        return _usual_mode(0o666)
+
+
+def _usual_mode(most: int) -> int:
+    """The permissions that something new gets under the user's umask."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return most & ~mask
 
 
 def _force_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 import editguard.storage
 from editguard.errors import BaselineUnreadable, CacheError
-from editguard.storage import locked, refuse_unwritable, write_atomically
+from editguard.storage import locked, new_folder, refuse_unwritable, write_atomically
 
 
 def test_text_and_bytes_are_written_as_they_are(tmp_path: Path) -> None:
@@ -84,3 +84,50 @@ def test_a_lock_in_a_folder_that_cannot_be_made_is_one_error_that_says_which(tmp
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BaselineUnreadable, match=r"the store .*file cannot be written"):
         locked(tmp_path / "file" / "one.lock", called="store", error=BaselineUnreadable).__enter__()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_new_folder_is_there_when_it_is_complete_with_the_usual_permissions(tmp_path: Path, there: bool) -> None:
+    out, usual = tmp_path / "above" / "out", tmp_path / "usual"
+    usual.mkdir()
+    (usual / "file").touch()
+    if there:
+        out.mkdir(parents=True)
+    with new_folder(out) as folder:
+        (folder / "inside").mkdir()
+        (folder / "inside" / "file").write_text("x")
+        (folder / "inside" / "file").chmod(0o600)
+        assert not out.exists() or not any(out.iterdir())
+    assert (out / "inside" / "file").read_text() == "x"
+    assert (out / "inside" / "file").stat().st_mode == (usual / "file").stat().st_mode
+    assert out.stat().st_mode == usual.stat().st_mode
+    assert os.listdir(out.parent) == ["out"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+def test_a_folder_that_cannot_be_finished_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fails(*arguments: object, **more: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(BaselineUnreadable, match=r"cannot write .*out: No space left"):  # noqa: SIM117
+        with new_folder(tmp_path / "out", error=BaselineUnreadable) as folder:
+            (folder / "file").write_text("x")
+            monkeypatch.setattr(editguard.storage.os, step, fails)
+    monkeypatch.undo()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_never_put_in_the_place_of_another(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("x")
+    (tmp_path / "file").write_text("x")
+    for name in ("out", "file", "file/below"):
+        with pytest.raises(CacheError), new_folder(tmp_path / name):
+            pytest.fail("there was something")
+    with pytest.raises(KeyError), new_folder(tmp_path / "new") as folder:
+        (folder / "file").touch()
+        raise KeyError
+    assert sorted(os.listdir(tmp_path)) == ["file", "out"]
+    assert (tmp_path / "out" / "mine").read_text() == "x"

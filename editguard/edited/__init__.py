@@ -7,6 +7,7 @@ from editguard.edited.edit_memory import EditMemory, Search
 from editguard.edited.edited_model import AppliedEdit, EditedModel, newest_memory
 from editguard.edited.memory import Front, PromptMemory
 from editguard.edited.memory_rows import MemoryRow
+from editguard.edited.replaced_weights import ReplacedWeights
 from editguard.edited.stack import stack_kept, switch
 from editguard.edited.stored import stored_bytes
 from editguard.edited.weight_delta import WeightDelta
@@ -21,6 +22,7 @@ __all__ = [
     "Front",
     "MemoryRow",
     "PromptMemory",
+    "ReplacedWeights",
     "Retrieved",
     "Search",
     "WeightDelta",

@@ -79,8 +79,16 @@ def write_chain(path: Path, chain: EditedModel, notes: Mapping[str, Any]) -> boo
     return True
 
 
-def read_chain(path: Path, model: LanguageModel) -> tuple[EditedModel, dict[str, Any]] | None:
-    """The chain that was written last, over the model, and its notes; None where there is none that is whole."""
+def read_chain(
+    path: Path, model: LanguageModel, *, device: str | None = None
+) -> tuple[EditedModel, dict[str, Any]] | None:
+    """The chain that was written last, over the model, and its notes; None where there is none that is whole.
+
+    Nor is there one where its numbers were on a device that this machine, or this build of torch, has not.
+
+    Args:
+        device: where all numbers go; by default each to the device that it was on.
+    """
     try:
         head, text = path.read_text(encoding="utf-8").splitlines()
         numbers = path.with_name(Path(json.loads(head)["numbers"]).name)
@@ -89,9 +97,9 @@ def read_chain(path: Path, model: LanguageModel) -> tuple[EditedModel, dict[str,
             return None
         storages = {name: tensor.clone() for name, tensor in load(raw).items()} if raw else {}
         made: dict[str, Tensor] = {}
-        edits = [_edit(each, storages, made) for each in record["edits"]]
+        edits = [_edit(each if device is None else _moved(each, device), storages, made) for each in record["edits"]]
         return EditedModel(model, edits), dict(record["notes"])
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError, InvalidEdit):
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, SafetensorError, InvalidEdit):
         return None
 
 
@@ -177,6 +185,16 @@ def _edit(record: Mapping[str, Any], storages: Mapping[str, Tensor], made: dict[
     changes: list[Change] = [_made(each, storages, made) for each in record["changes"]]
     requests = tuple(EditRequest(**request) for request in record["requests"])
     return AppliedEdit(record["method"], requests, tuple(changes), record["record"], record["seconds"])
+
+
+def _moved(packed: Any, device: str) -> Any:
+    """A packed thing, all tensors of which are on the device."""
+    if isinstance(packed, list):
+        return [_moved(each, device) for each in packed]
+    if not isinstance(packed, dict):
+        return packed
+    moved = {name: _moved(each, device) for name, each in packed.items()}
+    return {**moved, "device": device} if packed.get("kind") == "tensor" else moved
 
 
 def _made(packed: Any, storages: Mapping[str, Tensor], made: dict[str, Tensor]) -> Any:

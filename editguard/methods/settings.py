@@ -8,11 +8,12 @@ ask for what a causal trace of the model has found (`traced_layers`).
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union, cast, get_args, get_origin, get_type_hints
 
@@ -105,6 +106,15 @@ class Resolved:
 
     settings: Any
     provenance: Mapping[str, str]
+
+
+def in_force(method: object) -> dict[str, Any] | None:
+    """A method's settings as plain data; None where it has none that are a dataclass."""
+    settings = getattr(method, "settings", None)
+    if not is_dataclass(settings) or isinstance(settings, type):
+        return None
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
+    return plain
 
 
 def shape_of(model: LanguageModel) -> Shape:

@@ -38,14 +38,14 @@ def fingerprint(module: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dig
     kept = module.state_dict().keys()
     parts = {
         "tensors": {name: digest for name, digest in digests.items() if name in kept},
-        "config": _lasting(module.config),
-        "tokenizer": _tokenizer_content(tokenizer),
+        "config": lasting(module.config),
+        "tokenizer": tokenizer_content(tokenizer),
     }
     canonical = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
-def _lasting(config: PreTrainedConfig) -> dict[str, Any]:
+def lasting(config: PreTrainedConfig) -> dict[str, Any]:
     """What the configuration says beyond its class's defaults.
 
     Without the defaults, a field that a later version of the library adds changes nothing. Left out as well is what
@@ -65,7 +65,8 @@ def _without_the_passing(value: Any) -> Any:
     return [_without_the_passing(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def _tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+def tokenizer_content(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What of a tokenizer decides which tokens a text has; settings of a single call are left out."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         content: Any = sorted(tokenizer.get_vocab().items())

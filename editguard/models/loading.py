@@ -81,7 +81,7 @@ def load_model(
         "local_files_only": offline,
         "trust_remote_code": trust_remote_code,
     }
-    with _explained(name, source, revision, offline), _quiet():
+    with _explained(name, source, revision, offline), quiet():
         config = AutoConfig.from_pretrained(source, **common)
         _check_family(name, config)
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
@@ -270,7 +270,7 @@ def _reason(failure: Exception) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the library's progress bars and notes off the terminal; its settings are as before
     afterwards."""
     settings: Any = transformers_logging

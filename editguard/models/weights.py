@@ -86,7 +86,8 @@ class Masked:
 class Total:
     """The sum of all updates of a parameter up to here: it stands in their place, so none of them is needed.
 
-    A sum that is set comes back to the bit; a difference of two sums that is added would not.
+    A sum that is set comes back to the bit; a difference of two sums that is added would not. Of a parameter whose
+    value was replaced it is the sum since then.
     """
 
     total: Tensor
@@ -105,10 +106,37 @@ Delta = LowRank | Dense | Masked | Total
 """An update of one parameter in the orientation of the field, y = W x + b with W (d_out, d_in)."""
 
 
+@dataclass(frozen=True, eq=False)
+class Replacement:
+    """A value that stands in the place of the pristine one, of the parameter's own type; oriented as an update.
+
+    It is there to the bit, as a difference that is added would not be.
+    """
+
+    value: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the value."""
+        return tuple(self.value.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Replaced:
+    """A value in the pristine one's place, in the orientation of storage, and the sum of the updates since."""
+
+    value: Tensor
+    since: Tensor | None = None
+
+
+_Sum = Tensor | _Replaced | None
+"""What all updates of a parameter come to; None without any."""
+
+
 @dataclass(eq=False)
 class _Touched:
     """One parameter that an update has touched: its pristine value and the running sum of its
-    updates.
+    updates, since it was replaced where it was.
 
     The sum is float32 (float64 for a float64 model), in the orientation of storage, and None while no update is in
     force: adding zeros would turn -0.0 into 0.0.
@@ -117,16 +145,24 @@ class _Touched:
     parameter: nn.Parameter
     transposed: bool
     pristine: Tensor
-    total: Tensor | None = None
+    total: _Sum = None
 
-    def value(self, total: Tensor | None) -> Tensor:
+    def value(self, total: _Sum) -> Tensor:
         """What the parameter holds under that sum."""
-        if total is None:
-            return self.pristine
-        return (self.pristine.to(total.dtype) + total).to(self.pristine.dtype)
+        basis, added = (total.value, total.since) if isinstance(total, _Replaced) else (self.pristine, total)
+        if added is None:
+            return basis
+        return (basis.to(added.dtype) + added).to(self.pristine.dtype)
 
-    def plus(self, total: Tensor | None, delta: "Delta") -> Tensor:
+    def plus(self, total: _Sum, delta: Delta | Replacement) -> Tensor | _Replaced:
         """The sum after one more update; the given one stays as it is."""
+        if isinstance(delta, Replacement):
+            return _Replaced(self.turned(delta.value.detach().to(self.pristine)))
+        if isinstance(total, _Replaced):
+            return _Replaced(total.value, self._added(total.since, delta))
+        return self._added(total, delta)
+
+    def _added(self, total: Tensor | None, delta: Delta) -> Tensor:
         wide = torch.promote_types(self.pristine.dtype, torch.float32)
         if isinstance(delta, Total):
             return self.turned(delta.total.detach().to(self.pristine.device, wide))
@@ -148,23 +184,23 @@ class _Mark:
     """The sums (None where there were none) at a depth of the stack, of the parameters pushed to since."""
 
     depth: int
-    sums: dict[str, Tensor | None]
+    sums: dict[str, _Sum]
 
 
 class WeightLedger:
     """The stack of weight updates in force on one module.
 
-    A touched parameter is always cast(pristine in float32 + sum of its updates in float32, in the
-    order in which they were pushed): updates do not accumulate rounding in half precision, and a
+    A touched parameter is always cast(pristine, or what has replaced it, in float32 + sum of its updates in float32,
+    in the order in which they were pushed): updates do not accumulate rounding in half precision, and a
     parameter without updates has its pristine bytes. Updates leave in the reverse order of their
     coming.
     """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        self._stack: list[dict[str, Delta]] = []
+        self._stack: list[dict[str, Delta | Replacement]] = []
         self._touched: dict[str, _Touched] = {}
-        self._before_last: dict[str, Tensor | None] | None = None  # the sums that undo the last push at once
+        self._before_last: dict[str, _Sum] | None = None  # the sums that undo the last push at once
         self._marks: list[_Mark] = []
         self._reference: dict[str, str] | None = None
 
@@ -173,8 +209,8 @@ class WeightLedger:
         """How many pushes are in force."""
         return len(self._stack)
 
-    def push(self, deltas: Mapping[str, Delta]) -> None:
-        """Add updates to parameters; all of them or, if anything fails, none.
+    def push(self, deltas: Mapping[str, Delta | Replacement]) -> None:
+        """Add updates to parameters, or replace them; all of them or, if anything fails, none.
 
         Args:
             deltas: updates by parameter name (of tied parameters any of the names).
@@ -183,7 +219,7 @@ class WeightLedger:
             another shape than its parameter, or would make it infinite or undefined.
         """
         self.reference_digests()
-        resolved: dict[str, Delta] = {}
+        resolved: dict[str, Delta | Replacement] = {}
         for name, delta in deltas.items():
             canonical = self._touch(name)
             if canonical in resolved:
@@ -216,7 +252,7 @@ class WeightLedger:
         names = {name for deltas in self._stack[-count:] for name in deltas}
         left = self.depth - count
         marked = next((mark for mark in self._marks if mark.depth == left), None)
-        totals: Mapping[str, Tensor | None]
+        totals: Mapping[str, _Sum]
         if count == 1 and self._before_last is not None:
             totals = self._before_last
         elif marked is not None:
@@ -261,6 +297,22 @@ class WeightLedger:
         parameter = _parameter(self._module, name)
         return parameter.detach().T if self._is_transposed(name, parameter) else parameter.detach()
 
+    def replacement(self, name: str, stored: Tensor) -> Replacement | None:
+        """The update that gives a parameter a value as a checkpoint stores it; None where it is the pristine one.
+
+        Args:
+            stored: of the parameter's shape, and of any floating-point type: it is cast to the parameter's own.
+
+        Raises: MethodRefused: there is no such parameter.
+        """
+        parameter = _parameter(self._module, name)
+        touched = self._touched.get(self._canonical(name, parameter))
+        pristine = present_value(self._module, name) if touched is None else touched.pristine
+        value = stored.to(pristine.dtype)
+        if torch.equal(_bytes(value), _bytes(pristine)):
+            return None
+        return Replacement(value.T if self._is_transposed(name, parameter) else value)
+
     def totals(self, stack: Sequence[Mapping[str, Delta]], names: Collection[str]) -> dict[str, Total]:
         """The sums that those pushes on the pristine model would leave on the named parameters, to the bit.
 
@@ -273,7 +325,7 @@ class WeightLedger:
         return {
             name: Total(self._touched[known].turned(total))
             for name, known in canonical.items()
-            if (total := sums[known]) is not None
+            if isinstance(total := sums[known], Tensor)
         }
 
     def digest(self) -> str:
@@ -332,22 +384,22 @@ class WeightLedger:
         owner = self._module.get_submodule(name.rpartition(".")[0])
         return isinstance(owner, Conv1D) and parameter.ndim == 2
 
-    def _check(self, name: str, delta: Delta) -> None:
+    def _check(self, name: str, delta: Delta | Replacement) -> None:
         touched = self._touched[name]
         stored = tuple(touched.parameter.shape)
         wanted = stored[::-1] if touched.transposed else stored
         if delta.shape != wanted:
             raise MethodRefused(f"an update of shape {delta.shape} for the parameter {name} of shape {wanted}.")
 
-    def _sums(self, names: Iterable[str], stack: Iterable[Mapping[str, Delta]]) -> dict[str, Tensor | None]:
-        totals: dict[str, Tensor | None] = dict.fromkeys(names)
+    def _sums(self, names: Iterable[str], stack: Iterable[Mapping[str, Delta | Replacement]]) -> dict[str, _Sum]:
+        totals: dict[str, _Sum] = dict.fromkeys(names)
         for deltas in stack:
             for name in deltas.keys() & totals.keys():
                 totals[name] = self._touched[name].plus(totals[name], deltas[name])
         return totals
 
     @torch.no_grad()
-    def _write(self, totals: Mapping[str, Tensor | None]) -> None:
+    def _write(self, totals: Mapping[str, _Sum]) -> None:
         """Set the sums and the weights that follow from them; on any failure both are as before."""
         values = {name: self._touched[name].value(total) for name, total in totals.items()}
         held = {name: self._touched[name].total for name in totals}
@@ -381,9 +433,13 @@ def tensor_sha256(tensor: Tensor) -> str:
     if tensor.is_meta:
         digest.update(b"offloaded")
     else:
-        flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-        digest.update(flat.numpy().data)
+        digest.update(_bytes(tensor).numpy().data)
     return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """A tensor's bytes in row-major order, uint8, in main memory."""
+    return tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
 
 
 def _combined(digests: Mapping[str, str]) -> str:

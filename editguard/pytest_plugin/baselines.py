@@ -133,7 +133,7 @@ def suite_name(item: pytest.Item) -> str:
 def recording_command(item: pytest.Item) -> str:
     """The command that records the baselines of an item's suite file in the present environment."""
     words = ["pytest", _relative(item.path, item.config.rootpath).as_posix(), "--editguard-baseline=create"]
-    for name in ("model", "device", "dtype", "methods"):
+    for name in ("model", "candidate", "device", "dtype", "methods"):
         value = item.config.getoption(f"editguard_{name}")
         if value is not None:
             words.append(f"--editguard-{name}={value}")

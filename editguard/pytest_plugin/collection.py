@@ -21,7 +21,7 @@ from editguard.pytest_plugin.declarations import (
     unedited,
 )
 from editguard.pytest_plugin.marks import DECLARING
-from editguard.pytest_plugin.options import Configuration
+from editguard.pytest_plugin.options import CANDIDATE, Configuration
 
 PARAMETRISED = ("edited", "editor", "method")
 NO_EDITS = Declaration(())
@@ -49,8 +49,12 @@ class Selection:
     def methods(self) -> tuple[str, ...]:
         """The selected methods, in the registry's order for "default" and "all", else in the given order.
 
+        With a candidate none is applied, and its name stands in their place.
+
         Raises: UnknownMethod.
         """
+        if self.configuration.candidate is not None:
+            return (CANDIDATE,)
         from editguard.methods.registry import default_methods
 
         names: list[str] = []
@@ -124,12 +128,15 @@ def parametrise(metafunc: pytest.Metafunc, selection: Selection) -> None:
         must_hold_ids(definition.iter_markers("must_hold"))
         reasons = known_failures(definition.iter_markers("known_failure"))
         for method in reasons:
-            selection.checked(method)
+            if method != CANDIDATE:
+                selection.checked(method)
     values = []
     for cell, marks in parameters:
         if cell.method in reasons:
             known = pytest.mark.xfail(reason=reasons[cell.method], strict=True, raises=AssertionError)
             marks = (*marks, known)
+        if cell.method == CANDIDATE and "editor" in wanted:
+            marks = (*marks, pytest.mark.skip(reason="applies edits itself, and a candidate is edited already"))
         values.append(pytest.param(*[cell] * len(wanted), marks=marks, id=cell.id))
     metafunc.parametrize(wanted, values, indirect=True, scope="function")
 
@@ -140,7 +147,8 @@ def _parameters(
     """The cells of a declaration, with a skip where the declaration's methods are not among the chosen ones."""
     selected = selection.methods()
     marks: tuple[pytest.MarkDecorator, ...] = ()
-    if declaration.methods is not None:
+    asks_candidate = selection.configuration.candidate is not None
+    if declaration.methods is not None and not asks_candidate:
         named = tuple(selection.checked(name) for name in declaration.methods)
         if selection.chosen:
             both = tuple(name for name in named if name in selected)
@@ -151,7 +159,8 @@ def _parameters(
         selected = named
     for name in declaration.settings:
         selection.checked(name)
-    for cell in cells(declaration, selected, selection.configuration):
+    found = cells(declaration, selected, selection.configuration)
+    for cell in found[-1:] if asks_candidate else found:
         yield cell, marks
 
 

@@ -1,19 +1,19 @@
-"""What methods may prepare from, chosen by the model: its own texts and demonstrations, or the user's files."""
+"""What methods may prepare from, and what is asked beside the edits, by the run's configuration."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from editguard.methods.materials import Lines, OnDemand, apart, read_demonstrations
+from editguard.methods.materials import Lines
 from editguard.pocket import MODEL_NAMES
+from editguard.probes.materials import preparation_for
 from editguard.pytest_plugin.options import Configuration
 
 if TYPE_CHECKING:
-    from editguard.edits import EditCase, EditRequest, Probe
-    from editguard.methods.protocol import DemonstrationRecord, Preparation
+    from editguard.edits import EditRequest, Probe
+    from editguard.methods.protocol import Preparation
 
 SIGNAL_TEXTS: Final = 4
 SIGNAL_TEXTS_FROM: Final = 100
@@ -32,39 +32,17 @@ def preparation(
 ) -> Preparation:
     """Return what a method may prepare from, for the configured model.
 
-    An embedded model brings its own corpus, demonstrations (none about an edited subject) and training cases (always
-    the same ones); for any other model the user names files: `--editguard-corpus`, `[tool.editguard] demonstrations`
-    and `--editguard-training`. They also replace the embedded model's own.
+    Files come from `--editguard-corpus`, `[tool.editguard] demonstrations` and `--editguard-training`.
 
-    Raises: ConfigurationError, MalformedRecord: a file cannot be read. The training cases are read, and found to share
-        a subject with `requests`, when a method asks for them.
+    Raises: ConfigurationError, MalformedRecord: see `preparation_for`.
     """
-    from editguard.methods.protocol import Preparation
-
-    texts: Iterable[str] = ()
-    demonstrations: Sequence[DemonstrationRecord] = ()
-    training: Iterable[EditCase] = ()
-    subjects = [request.subject for request in requests]
-    if configuration.model in MODEL_NAMES:
-        from editguard.probes import pocket
-
-        texts = OnDemand(pocket.pocket_texts)
-        demonstrations = pocket.pocket_demonstrations(exclude=set(subjects))
-        training = OnDemand(lambda: apart(pocket.pocket_training_cases(), subjects, otherwise=pocket.KEEP_APART))
-    if configuration.corpus is not None:
-        texts = Lines(configuration.corpus)
-    if configuration.demonstrations is not None:
-        demonstrations = read_demonstrations(configuration.demonstrations)
-    if configuration.training is not None:
-        from editguard.datasets.jsonl import load_cases
-
-        file = configuration.training
-        training = OnDemand(lambda: apart(load_cases(file), subjects))
-    return Preparation(
-        texts=texts,
-        demonstrations=demonstrations,
-        training=training,
-        cache_dir=cache_folder(configuration),
+    return preparation_for(
+        configuration.model,
+        requests,
+        corpus=configuration.corpus,
+        demonstrations=configuration.demonstrations,
+        training=configuration.training,
+        cache_dir=configuration.cache_dir,
         seed=configuration.seed,
         on_progress=on_progress,
     )
@@ -94,12 +72,3 @@ def signal_texts(configuration: Configuration, requests: Sequence[EditRequest]) 
     subjects = {request.subject for request in requests}
     apart = [text for text in texts if not any(subject in text for subject in subjects)]
     return [" ".join(text.split()[:SIGNAL_WORDS]) for text in apart[:SIGNAL_TEXTS]]
-
-
-def cache_folder(configuration: Configuration) -> Path:
-    """The configured cache folder, or the user's own for editguard."""
-    if configuration.cache_dir is not None:
-        return configuration.cache_dir.expanduser()
-    from platformdirs import user_cache_path
-
-    return user_cache_path("editguard")

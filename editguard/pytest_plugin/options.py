@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pytest
 
 IniType = Literal["string", "bool", "args", "int", "float"]
+CANDIDATE = "candidate"
+"""The name in a method's place where a model is asked that was edited elsewhere."""
 BASELINE_MODES = ("check", "create", "update", "prune", "off")
 
 
@@ -120,6 +122,13 @@ def _file_or_off(value: Any) -> Path | None:
     return None if value is False or str(value).strip() == "off" else Path(str(value)).expanduser()
 
 
+def _folder(value: Any) -> Path:
+    path = Path(value).expanduser()
+    if not path.is_dir():
+        raise ValueError("is not a folder")
+    return path
+
+
 OPTIONS: tuple[Option, ...] = (
     Option(
         "model", "Model under edit: 'pocket', 'pocket-t5', a directory, or a hub name", _text, "pocket", metavar="NAME"
@@ -132,6 +141,13 @@ OPTIONS: tuple[Option, ...] = (
         ("default",),
         "args",
         "NAMES",
+    ),
+    Option(
+        "candidate",
+        "Folder of a model that was edited elsewhere, or of `editguard release`: suites ask it, no method is applied, "
+        "and --editguard-model is its base",
+        _folder,
+        metavar="DIR",
     ),
     Option("device", "Device: auto (a GPU when there is one), cpu, cuda, cuda:N, mps", _device, "auto"),
     Option("device_map", DEVICE_MAP_HELP[:1].upper() + DEVICE_MAP_HELP[1:], read_device_map, metavar="MAP", table=True),
@@ -249,6 +265,7 @@ class Configuration:
     model: str
     revision: str | None
     methods: tuple[str, ...]
+    candidate: Path | None
     device: str
     device_map: DeviceMap | None
     dtype: str
@@ -282,9 +299,10 @@ class Configuration:
     @property
     def header(self) -> str:
         """The configuration in one line: what matters always, and what was given."""
-        shown = {"model": self.model, "methods": ",".join(self.methods), "baseline": self.baseline}
+        methods = self.methods if self.candidate is None else (CANDIDATE,)
+        shown = {"model": self.model, "methods": ",".join(methods), "baseline": self.baseline}
         for name in self.given:
-            if name in ("settings", "demonstrations"):
+            if name in ("settings", "demonstrations", "methods"):
                 continue
             shown[name] = _shown(getattr(self, name))
         return "editguard: " + ", ".join(f"{name.replace('_', '-')} {value}" for name, value in shown.items())

@@ -27,6 +27,12 @@ from editguard.storage import refuse_unwritable
 __all__ = ["baseline", "edited", "editor", "method", "original"]
 
 
+CANDIDATE_HEADER = (
+    "editguard: the candidate holds all edits: no method is applied, a sequence is looked at after its last checkpoint "
+    "alone, and tests that use 'editor' are skipped"
+)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Declare the flags and ini keys."""
     options.register(parser)
@@ -67,7 +73,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """The configuration, when the run was configured for editguard; nothing in any other run."""
     configuration = state.of(config).configuration
-    return [configuration.header] if configuration.given else []
+    if not configuration.given:
+        return []
+    return [configuration.header, *([] if configuration.candidate is None else [CANDIDATE_HEADER])]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -109,6 +117,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             if present.planned_checks and present.configuration.baseline in WRITING:
                 refuse_unwritable(present.configuration.baseline_dir, error=ConfigurationError)
             present.runtime.model()
+            present.runtime.candidate()
         except EditguardError as error:
             raise pytest.UsageError(f"editguard: {error}") from None
 
@@ -125,6 +134,8 @@ def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
             f"editguard: model {model.name}, fingerprint {model.fingerprint()}, device {'+'.join(model.devices)}, "
             f"dtype {dtype}"
         )
+        if (candidate := present.runtime.candidate()) is not None:
+            lines.append(f"editguard: candidate {candidate.folder}, {candidate.settings.content}: {candidate.tells}")
     return lines
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
     from editguard.pytest_plugin.editor import Editor
     from editguard.pytest_plugin.watched import WatchedModel
+    from editguard.release.candidate import Candidate
 
 
 @dataclass
@@ -37,7 +36,7 @@ class Group:
     """
 
     cell: Cell
-    method: EditMethod
+    method: EditMethod | Candidate
     chain: list[EditedModel | None]
     answers: dict[int, Remembered] = field(default_factory=dict)
     refused: EditguardError | None = None
@@ -74,6 +73,7 @@ class Runtime:
     _tasks: Sequence[Probe] | None = None
     _group: Group | None = None
     _prepared: dict[str, EditMethod] = field(default_factory=dict)
+    _candidate: Candidate | None = None
     _before: guard.Reading | None = None
     _expected: EditedModel | None = None
 
@@ -96,6 +96,27 @@ class Runtime:
                 self._failure = failure
                 raise
         return self._model
+
+    def candidate(self) -> Candidate | None:
+        """The model that was edited elsewhere, as changes of the configured one; None where none is configured.
+
+        Raises: EditguardError: one of the two cannot be loaded, or they do not fit each other; the same error at every
+            later call.
+        """
+        folder = self.configuration.candidate
+        if folder is None:
+            return None
+        model = self.model()
+        if self._candidate is None:
+            from editguard.release.candidate import read_candidate
+
+            try:
+                with self.progress.phase(f"reading {folder}"):
+                    self._candidate = read_candidate(folder, model)
+            except EditguardError as failure:
+                self._failure = failure
+                raise
+        return self._candidate
 
     def original(self, cell: Cell | None = None) -> ModelUnderTest:
         """The unedited model, asked the probes of a cell's cases; its answers are kept for the session.
@@ -243,6 +264,7 @@ class Runtime:
         self._model, self._unedited, self._group = None, None, None
         self._expected, self._before = None, None
         self._prepared.clear()
+        self._candidate = None
 
     def close(self) -> None:
         """Leave the last group and let the model go.
@@ -285,11 +307,10 @@ class Runtime:
         """The settings of a cell's method as plain data; empty for the unedited model."""
         if cell is None or self._group is None or self._group.cell.group != cell.group:
             return {}
-        settings = getattr(self._group.method, "settings", None)
-        if not dataclasses.is_dataclass(settings) or isinstance(settings, type):
-            return dict(cell.settings)
-        plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings), default=str))
-        return plain
+        from editguard.methods.settings import in_force
+
+        settings = in_force(self._group.method)
+        return dict(cell.settings) if settings is None else settings
 
     def take_costs(self) -> list[dict[str, Any]]:
         """What was spent since the last call, as plain data."""
@@ -368,7 +389,8 @@ class Runtime:
     def _begin(self, cell: Cell) -> Group:
         unedited = self._at_rest()
         unedited.activate()
-        return Group(cell, self._method(cell), [unedited])
+        candidate = self.candidate()
+        return Group(cell, self._method(cell) if candidate is None else candidate, [unedited])
 
     def _method(self, cell: Cell) -> EditMethod:
         """The method with the cell's settings, prepared on the unedited model."""
@@ -397,7 +419,9 @@ class Runtime:
             raise group.refused
         requests = [case.request for case in cell.cases]
         try:
-            if cell.declaration.sequence:
+            if self.configuration.candidate is not None:
+                self._put_candidate(group, cell, requests)
+            elif cell.declaration.sequence:
                 self._apply_one_by_one(group, cell, requests)
             else:
                 self._apply_together(group, cell, requests)
@@ -436,6 +460,12 @@ class Runtime:
         group.signals_read = edits
         found = read_signals(chain, edits, texts, seed=self.configuration.seed)
         self.signals.append({"method": cell.method, "group": cell.group, "signals": found.to_json()})
+
+    def _put_candidate(self, group: Group, cell: Cell, requests: Sequence[EditRequest]) -> None:
+        """The candidate holds all edits; putting it in force is no edit whose time would mean something."""
+        first = group.chain[0]
+        assert first is not None
+        group.chain += [None] * (cell.edits - len(group.chain)) + [group.method.apply(first, requests)]
 
     def _apply_together(self, group: Group, cell: Cell, requests: Sequence[EditRequest]) -> None:
         first = group.chain[0]

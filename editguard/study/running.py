@@ -24,6 +24,7 @@ from editguard.measurements import Measurement, PhaseCost, answering_cost, phase
 from editguard.measurements.fluency import continuing
 from editguard.methods.protocol import DemonstrationRecord, EditMethod, Preparation
 from editguard.methods.registry import create, methods
+from editguard.methods.settings import in_force
 from editguard.study.answers import KeptAnswers
 from editguard.study.chain import SAVED_EVERY, Chain, saved_chain
 from editguard.study.data_set import described
@@ -480,10 +481,8 @@ def _learnt_from(name: str, materials: Materials) -> dict[str, str]:
 
 def _settings(method: EditMethod, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A method's settings and where each comes from, as plain data."""
-    settings = getattr(method, "settings", None)
-    values = dict(overrides)
-    if dataclasses.is_dataclass(settings) and not isinstance(settings, type):
-        values = dataclasses.asdict(settings)
+    found = in_force(method)
+    values = dict(overrides) if found is None else found
     plain: dict[str, Any] = json.loads(
         json.dumps({"settings": values, "provenance": dict(getattr(method, "provenance", {}))}, default=str)
     )

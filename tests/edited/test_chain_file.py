@@ -157,3 +157,14 @@ def test_edits_that_share_their_numbers_share_them_again(model, tmp_path):
     assert all(torch.equal(right, WIDE_KEY) for right in rights)
     assert found[0].stored_bytes() == chain.stored_bytes()
     assert len(before) == len(after) == 4
+
+
+def test_numbers_of_a_device_that_is_not_here_are_read_to_one_that_is(model, tmp_path):
+    path = tmp_path / "one.json"
+    chain = chain_of(model, KINDS)
+    write_chain(path, chain, {})
+    path.write_text(path.read_text().replace('"device": "cpu"', '"device": "cuda:99"'))
+    assert read_chain(path, model) is None
+    found = read_chain(path, model, device="cpu")
+    assert found is not None
+    assert state(found[0]) == state(chain)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from editguard.errors import MethodRefused, ModelChanged
-from editguard.models.weights import Dense, LowRank, WeightLedger, _Touched
+from editguard.models.weights import Dense, LowRank, Replacement, WeightLedger, _Touched
 
 DOWN = "transformer.h.1.mlp.c_proj.weight"
 BIAS = "transformer.h.1.mlp.c_proj.bias"
@@ -76,7 +76,7 @@ def test_small_updates_in_half_precision_add_up_instead_of_vanishing_one_by_one(
 @given(
     dtype=st.sampled_from(TYPES),
     steps=st.lists(
-        st.one_of(st.sampled_from(["pop", "pop two", "restore", "mark", "leave"]), st.integers(0, 5)), max_size=16
+        st.one_of(st.sampled_from(["pop", "pop two", "restore", "mark", "leave"]), st.integers(0, 7)), max_size=16
     ),
 )
 def test_any_history_of_pushes_pops_and_marks_leaves_the_bytes_of_its_stack(dtype, steps):
@@ -97,6 +97,13 @@ def test_any_history_of_pushes_pops_and_marks_leaves_the_bytes_of_its_stack(dtyp
             count = min(len(digests) - 1, 1 if step == "pop" else 2)
             weights.pop(count)
             del digests[len(digests) - count :]
+        elif step > 5:
+            wanted = weights.pristine(DOWN) * step
+            value = weights.replacement(DOWN, wanted)
+            assert value is not None
+            weights.push({DOWN: value, BIAS: dense(step)} if step == 7 else {DOWN: value})
+            assert torch.equal(weights.present(DOWN).T, wanted)
+            digests.append(weights.digest())
         else:
             names = {0: (DOWN,), 1: (OTHER,), 2: (DOWN, OTHER)}.get(step, (DOWN, BIAS))
             weights.push({name: dense(step) if name == BIAS else low_rank(step, rank=1 + step % 2) for name in names})
@@ -106,6 +113,29 @@ def test_any_history_of_pushes_pops_and_marks_leaves_the_bytes_of_its_stack(dtyp
         weights.verify()
     weights.restore()
     assert weights.digest() == digests[0]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_value_that_replaces_another_is_there_to_the_bit_and_updates_go_on_from_it(family, dtype):
+    model = zoo.tiny(family, dtype=dtype)
+    name, weights = model.anatomy.down_projection(1).name, model.weights
+    parameter = model.module.get_parameter(name)
+    stored = parameter.detach().clone()
+    stored.view(-1)[:4] = torch.tensor([-0.0, 0.0, torch.finfo(dtype).tiny, torch.finfo(dtype).max], dtype=dtype)
+    value = weights.replacement(name, stored.double() if dtype != torch.float64 else stored)
+    assert isinstance(value, Replacement)
+    before = weights.digest()
+    weights.push({name: value})
+    assert torch.equal(parameter.view(torch.uint8), stored.view(torch.uint8))
+    weights.verify()
+    assert weights.replacement(name, parameter.detach()) is not None, "it is compared with the pristine value"
+    replaced, wide = parameter.detach().clone(), torch.promote_types(dtype, torch.float32)
+    weights.push({name: Dense(torch.full(value.shape, 0.5))})
+    assert torch.equal(parameter, (replaced.to(wide) + 0.5).to(dtype))
+    weights.pop(2)
+    assert weights.digest() == before
+    assert weights.replacement(name, parameter.detach()) is None
 
 
 @given(count=st.integers(0, 6))
