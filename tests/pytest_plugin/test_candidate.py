@@ -45,7 +45,6 @@ def test_sequence(edited, baseline):
 
 @pytest.mark.edit(CASES[0], methods=["rome"])
 def test_written_for_a_method(edited, baseline):
-    baseline.check(edited.locality())
     baseline.check(edited.generalization())
 
 
@@ -107,13 +106,13 @@ def test_suites_ask_the_candidate_once_and_the_base_beside_it(
             "editguard: the candidate holds all edits*last checkpoint*'editor' are skipped",
             f"editguard: candidate {tiny[form]}, *",
             "*test_sequence?candidate-2? PASSED*",
-            "*applies edits itself, and a candidate is edited already",
-            "*baselines: *base.json: 3 of 3 checks written",
+            "*baselines: *base.json: 2 of 2 checks written",
+            "SKIPPED*applies edits itself, and a candidate is edited already",
         ]
     )
     again = run(pytester, *arguments)
     again.assert_outcomes(passed=5, skipped=2, xfailed=1)
-    again.stdout.fnmatch_lines(["3 baseline checks: 3 held"])
+    again.stdout.fnmatch_lines(["2 baseline checks: 2 held"])
     [file] = (pytester.path / "baselines").rglob("*.json")
     assert '"candidate"' in file.read_text()
 
