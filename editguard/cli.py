@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif options.command == "blame":
             return blame_command.run(options, others)
         elif options.command == "release":
-            print(release_command.run(options))
+            return release_command.run(options)
         elif options.command == "verify":
             return verify_command.run(options)
         elif options.command == "study":

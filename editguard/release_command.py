@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from editguard.device_map import add_device_options, chosen_devices
 from editguard.errors import ConfigurationError, ReleaseError, UnknownMethod
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from editguard.edits import EditCase
     from editguard.release.manifest import Manifest
 
-FORMS = ("model", "factors")
+FORMS: Final = ("model", "factors")
+INTERRUPTED: Final = 130
+"""Exit status after Ctrl-C, as shells have it."""
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -60,12 +62,21 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--offline", action="store_true", help="never ask the network for a model")
 
 
-def run(options: argparse.Namespace) -> str:
-    """Release as the options say; returns what to print.
+def run(options: argparse.Namespace) -> int:
+    """Release as the options say; prints what was written, and returns the exit status.
 
     Raises: ConfigurationError: an option is wrong. UnknownMethod. InvalidEdit, MalformedRecord: the cases cannot be
         used. ReleaseError: see `write_release`. MethodRefused: the method cannot do it on this model.
     """
+    try:
+        print(_released(options))
+    except KeyboardInterrupt:
+        print("editguard: stopped; nothing was written.", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _released(options: argparse.Namespace) -> str:
     from editguard.methods.registry import create, methods
 
     known = methods()

@@ -97,7 +97,7 @@ def test_a_release_is_verified_and_says_how_it_was_made(
     [
         ("llama", "rome", ROME),
         pytest.param("gpt_neox", "rome", ROME, marks=pytest.mark.slow),
-        pytest.param("t5", "ft-l", ("layer=3", "steps=3"), marks=pytest.mark.slow),
+        pytest.param("t5", "ft-l", ("layer=3", "epochs=3"), marks=pytest.mark.slow),
     ],
 )
 def test_other_families_are_released_and_verified(
@@ -226,6 +226,18 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(
     assert error.startswith("editguard: ")
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_ctrl_c_leaves_nothing(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("editguard.release.writing.ask", stopped)
+    assert main([*arguments(tmp_path, place / "base"), str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err.endswith("editguard: stopped; nothing was written.\n")
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
 
 
 def test_a_place_that_cannot_be_written_is_said_before_any_model_is_loaded(

@@ -74,6 +74,7 @@ class Runtime:
     _group: Group | None = None
     _prepared: dict[str, EditMethod] = field(default_factory=dict)
     _candidate: Candidate | None = None
+    _aged: dict[str, ModelUnderTest] = field(default_factory=dict)
     _before: guard.Reading | None = None
     _expected: EditedModel | None = None
 
@@ -133,7 +134,7 @@ class Runtime:
             mode=_mode(cell) if cell is not None else "single",
             tasks=self._own_tasks(),
         )
-        return original.sharing(base).reporting(self.on_measurement)
+        return original.sharing(base).ageing(self._aged).reporting(self.on_measurement)
 
     def enter(self, cell: Cell) -> ModelUnderTest:
         """Bring the model to a cell's state, applying what is not applied yet.
@@ -163,7 +164,7 @@ class Runtime:
             mode=_mode(cell),
             tasks=self._own_tasks(),
         )
-        return model.remembering(group.answers).reporting(self.on_measurement)
+        return model.remembering(group.answers).ageing(self._aged).reporting(self.on_measurement)
 
     def _earlier(self, cell: Cell) -> list[WatchedModel]:
         """The states of a sequence at the checkpoints before a cell's."""
@@ -265,6 +266,7 @@ class Runtime:
         self._expected, self._before = None, None
         self._prepared.clear()
         self._candidate = None
+        self._aged.clear()
 
     def close(self) -> None:
         """Leave the last group and let the model go.

@@ -13,6 +13,44 @@ class WatchedModel(ModelUnderTest):
     """What the fixtures hand out: `ModelUnderTest`, whose measurements also reach the summary."""
 
     _report: Callable[[Measurement], None] | None = None
+    _aged: dict[str, ModelUnderTest] | None = None
+
+    def after(self, fate: str) -> WatchedModel:
+        """This model after what happens to its weights before use; the model to compare with has met the same.
+
+        Locality then tells what the edits do beyond what that alone does. Measurements bear the fate in the method's
+        name, "rome after int8", so that they have baselines of their own.
+
+        Args:
+            fate: "bfloat16", "float16", "int8" or "int4"; see `editguard.release.survival`.
+
+        Raises: ConfigurationError: there is no such fate.
+        """
+        from editguard.edited import EditedModel
+        from editguard.release.survival import aged
+
+        edited, rest = self._edited, self._rest
+        assert isinstance(edited, EditedModel)
+        assert isinstance(rest, EditedModel)
+        known = self._aged if self._aged is not None else {}
+        if fate not in known:
+            known[fate] = ModelUnderTest(aged(rest, fate))
+        model = WatchedModel(
+            known[fate]._edited if edited is rest else aged(edited, fate),
+            original=None if edited is rest else known[fate],
+            cases=self.cases,
+            method=f"{self.method} after {fate}",
+            mode=self.mode,
+            model=self.model,
+            tasks=self._tasks,
+            limit=self._limit,
+        )
+        return (model.sharing(known[fate]) if edited is rest else model).reporting(self._report)
+
+    def ageing(self, known: dict[str, ModelUnderTest]) -> Self:
+        """Share what unedited models were asked after each fate: `known` by the fate."""
+        self._aged = known
+        return self
 
     def sharing(self, original: ModelUnderTest) -> Self:
         """Answer from what `original` was asked before, and remember there; for the unedited model alone."""

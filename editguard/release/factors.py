@@ -45,12 +45,12 @@ def refuse_other_base(folder: Path, manifest: Manifest, base: LanguageModel) -> 
 
     Raises: ReleaseError: its fingerprint is another; names both.
     """
-    wanted, made = manifest.base, manifest.environment
+    wanted = manifest.base
     if base.fingerprint() != wanted.fingerprint:
-        dtype = str(base.dtype).removeprefix("torch.")
+        made, dtype = manifest.environment.record["settings"]["dtype"], str(base.module.dtype).removeprefix("torch.")
         revision = f" (revision {wanted.revision})" if wanted.revision else ""
         raise ReleaseError(
-            f"the release in {folder} was made over {wanted.name}{revision} in {made.dtype}, with the fingerprint "
+            f"the release in {folder} was made over {wanted.name}{revision} in {made}, with the fingerprint "
             f"{wanted.fingerprint}; {base.name} in {dtype} has {base.fingerprint()}. Give the same model, revision and "
             "dtype."
         )

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 
 def loading_options(manifest: Manifest) -> dict[str, Any]:
-    """How the model was loaded, as `load_model` takes it: the same type, batch size and chat template."""
+    """How the model was loaded, as `load_model` takes it: the same type, batch size and chat template.
+
+    The type is that of most weights: some models keep a few of theirs in float32 whatever was asked for.
+    """
     settings = manifest.environment.record["settings"]
     return {
-        "dtype": manifest.environment.dtype,
+        "dtype": settings["dtype"],
         "batch_size": settings["batch_size"],
         "chat": "on" if settings["chat"] else "off",
     }
@@ -45,4 +48,4 @@ def answer_differences(manifest: Manifest, edited: EditedModel) -> list[str]:
         if manifest.form == "model" and edited.model.weights.digest() != manifest.weights:
             lines.append("the weights that were loaded are not those that were released")
         found = ask(edited, manifest.answers)
-    return lines + differences(manifest.answers, found, within=tolerance(manifest.environment.dtype))
+    return lines + differences(manifest.answers, found, within=tolerance(loading_options(manifest)["dtype"]))

@@ -104,7 +104,12 @@ def write_release(out: Path, release: Release) -> tuple[Manifest, str]:
                 device=model.device.type,
                 dtype=str(model.dtype),
                 fingerprint=model.fingerprint(),
-                settings={"batch_size": model.batch_size, "chat": model.chat, "seed": release.seed},
+                settings={
+                    "dtype": str(model.module.dtype).removeprefix("torch."),
+                    "batch_size": model.batch_size,
+                    "chat": model.chat,
+                    "seed": release.seed,
+                },
             ),
             weights=model.weights.digest(),
             baselines=release.baselines,

@@ -17,6 +17,7 @@ from editguard.edited import EditedModel
 from editguard.probes.pocket import pocket_cases
 from editguard.release.candidate import read_candidate
 from editguard.release.manifest import FORMS
+from editguard.release.survival import aged
 from editguard.release.writing import Release, write_release
 
 SUITE = """
@@ -66,7 +67,7 @@ def test_known(edited):
 
 def run(pytester: pytest.Pytester, *arguments: str) -> pytest.RunResult:
     return pytester.runpytest_inprocess(
-        *plugin_arguments(), "--editguard-device=cpu", "-p", "no:randomly", "-rs", *arguments
+        *plugin_arguments(), "--editguard-device=cpu", "-p", "no:randomly", "-rsf", *arguments
     )
 
 
@@ -214,3 +215,56 @@ def base_of_pocket() -> Any:
     from editguard.models.loading import load_model
 
     return load_model("pocket", device="cpu")
+
+
+SURVIVAL = """
+import json
+import pytest
+from pathlib import Path
+from editguard import load_cases
+
+CASES = load_cases("cases.jsonl", base=__file__)
+SAID = json.loads((Path(__file__).parent / "said.json").read_text())
+
+pytestmark = pytest.mark.edit(CASES)
+
+
+@pytest.mark.parametrize("fate", ["bfloat16", "int8", "int4"])
+def test_survives(edited, original, baseline, fate):
+    aged = edited.after(fate)
+    prompts = list(SAID["edited"])
+    assert [str(each) for each in aged.answers(prompts)] == SAID[f"edited {fate}"]
+    assert [str(each) for each in original.after(fate).answers(prompts)] == SAID[f"base {fate}"]
+    assert [str(each) for each in edited.answers(prompts)] == list(SAID["edited"].values())
+    baseline.check(aged.reliability())
+    baseline.check(edited.reliability())
+
+
+def test_a_mistake(edited):
+    edited.after("int9")
+"""
+
+
+def test_a_suite_asks_edited_and_unedited_model_after_quantisation(
+    pytester: pytest.Pytester, tiny: dict[str, Path]
+) -> None:
+    said = json.loads((pytester.path / "said.json").read_text())
+    model, prompts = base(tiny["base"]), list(said["edited"])
+    edited = Scripted().apply(EditedModel.original(model), REQUESTS)
+    for fate in ("bfloat16", "int8", "int4"):
+        for name, state in (("edited", edited), ("base", EditedModel.original(model))):
+            said[f"{name} {fate}"] = [each.text for each in aged(state, fate).generate(prompts)]
+    assert said["edited int4"] != list(said["edited"].values())
+    assert said["base int4"] != list(said["base"].values())
+    (pytester.path / "said.json").write_text(json.dumps(said))
+    (pytester.path / "test_suite.py").write_text(SURVIVAL)
+    arguments = (f"--editguard-model={tiny['base']}", f"--editguard-candidate={tiny['factors']}")
+    result = run(pytester, *arguments, "--editguard-baseline=create")
+    result.assert_outcomes(passed=3, failed=1)
+    result.stdout.fnmatch_lines(["*test_suite.py:*a model is asked after one of bfloat16, float16, int8, int4.*"])
+    result.stdout.fnmatch_lines(["*candidate after int8*"])
+    [file] = (pytester.path / "baselines").rglob("*.json")
+    assert '"candidate after int8"' in file.read_text()
+    again = run(pytester, *arguments, "-k", "survives")
+    again.assert_outcomes(passed=3, deselected=1)
+    again.stdout.fnmatch_lines(["6 baseline checks: 6 held"])
