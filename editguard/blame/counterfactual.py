@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Final, Self
 
 from editguard.edits import Probe, Property
+from editguard.errors import ConfigurationError
 from editguard.measurements import CaseValue, Measurement, ModelUnderTest
 from editguard.measurements.pair_probability import Compared
 
@@ -45,6 +46,10 @@ class Counterfactual(ModelUnderTest):
     def asked(self) -> frozenset[str]:
         """All prompts that it has an answer or a score to."""
         return self._answers.prompts()
+
+    def after(self, fate: str) -> Self:
+        """Raise ConfigurationError: a part of the edits is not asked after what happens to the weights."""
+        raise ConfigurationError(f"which edits are to blame is not searched for after {fate}.")
 
     def explain(self, prompt: str) -> list[str]:
         """Nothing: its answers are not shown to anybody."""

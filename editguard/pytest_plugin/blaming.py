@@ -15,6 +15,7 @@ import pytest
 from editguard.errors import EditguardError
 from editguard.pytest_plugin import collection
 from editguard.pytest_plugin.declarations import Cell
+from editguard.pytest_plugin.options import CANDIDATE
 from editguard.pytest_plugin.state import Notes, State
 from editguard.storage import working_folder, write_atomically
 
@@ -47,11 +48,16 @@ def explain(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestR
 
 
 def _blamable(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> Cell | None:
-    """The state of the model of a test whose assertion failed, where several edits are in force."""
+    """The state of the model of a test whose assertion failed, where several edits are in force that can be told apart.
+
+    A candidate's cannot: it holds all of them.
+    """
     if call.when != "call" or not report.failed or call.excinfo is None:
         return None
     cell = collection.cell_of(item)
     if not isinstance(call.excinfo.value, AssertionError) or cell is None or cell.edits < 2:
+        return None
+    if cell.method == CANDIDATE:
         return None
     if not collection.uses(item, "edited") or collection.uses(item, "editor"):
         return None
