@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from editguard.device_map import add_device_options, chosen_devices
 from editguard.errors import ConfigurationError, ReleaseError, UnknownMethod
@@ -116,8 +116,9 @@ def _released(options: argparse.Namespace) -> str:
         seed=options.seed,
         on_progress=_told,
     )
-    _told(f"{options.method}: preparing")
-    method.prepare(model, data)
+    if (prepare := getattr(method, "prepare", None)) is not None:
+        _told(f"{options.method}: preparing")
+        prepare(model, data)
     _told(f"{options.method}: applying {_count(len(cases), 'edit')}")
     release = Release(
         edited=applied(method, model, cases, sequence=options.sequence),
@@ -186,9 +187,13 @@ def _verdicts(path: Path) -> Any:
     Raises: ConfigurationError: the file cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError) as failure:
         raise ConfigurationError(f"--verdicts names no JSON file: {path}: {failure}.") from None
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _count(number: int, what: str) -> str:

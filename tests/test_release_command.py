@@ -209,6 +209,7 @@ def test_baselines_and_verdicts_are_noted(place: Path, tmp_path: Path) -> None:
         (("--limit", "0"), "--limit is 0"),
         (("--corpus", "nowhere.txt"), "--corpus is not a file"),
         (("--verdicts", "nowhere.json"), "--verdicts names no JSON file"),
+        (("--verdicts", "nan.json"), "NaN is no JSON"),
         (("--baselines", "nowhere"), "nowhere holds no baselines"),
         (("--device-map", "auto"), "--device-map, not both"),
     ],
@@ -221,6 +222,8 @@ def test_a_mistake_is_one_line_before_any_model_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("editguard.models.loading.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nan.json").write_text("[NaN]")
     assert main([*arguments(tmp_path, tmp_path), str(tmp_path / "out"), *more]) == 2
     error = capsys.readouterr().err
     assert error.startswith("editguard: ")

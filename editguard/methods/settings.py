@@ -109,11 +109,14 @@ class Resolved:
 
 
 def in_force(method: object) -> dict[str, Any] | None:
-    """A method's settings as plain data; None where it has none that are a dataclass."""
+    """A method's settings as plain data; None where it has none that are a dataclass.
+
+    Numbers that JSON has no form for are words: "Infinity".
+    """
     settings = getattr(method, "settings", None)
     if not is_dataclass(settings) or isinstance(settings, type):
         return None
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str))
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(settings), default=str), parse_constant=str)
     return plain
 
 

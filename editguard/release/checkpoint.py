@@ -32,6 +32,7 @@ _PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _TOKENIZER: Final = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
 _GENERATION: Final = ("eos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 """What of the generation settings decides where a text begins and ends."""
+_LOCAL: Final[Mapping[str, Any]] = {"local_files_only": True, "trust_remote_code": False}
 _SHOWN: Final = 3
 
 
@@ -146,7 +147,7 @@ def _refuse_other_kind(folder: Path, model: LanguageModel) -> None:
     """
     if not (folder / "config.json").is_file():
         raise ReleaseError(f"{folder} holds no config.json: name the folder that a model was saved to.")
-    ours, theirs = lasting(model.module.config), lasting(AutoConfig.from_pretrained(folder, local_files_only=True))
+    ours, theirs = lasting(model.module.config), lasting(AutoConfig.from_pretrained(folder, **_LOCAL))
     wrong = _unequal(ours, theirs)
     if wrong:
         raise ReleaseError(
@@ -154,14 +155,14 @@ def _refuse_other_kind(folder: Path, model: LanguageModel) -> None:
             f"{_some(wrong)}. {_ELSE}"
         )
     if any((folder / name).is_file() for name in _TOKENIZER):
-        words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        words = AutoTokenizer.from_pretrained(folder, **_LOCAL)
         wrong = _unequal(tokenizer_content(model.tokenizer), tokenizer_content(words))
         if wrong:
             raise ReleaseError(
                 f"the candidate {folder} has another tokenizer than {model.name}: it differs in {_some(wrong)}. {_ELSE}"
             )
     if (folder / "generation_config.json").is_file():
-        settings = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        settings = GenerationConfig.from_pretrained(folder, **_LOCAL)
         base = model.module.generation_config
         wrong = [name for name in _GENERATION if getattr(settings, name, None) != getattr(base, name, None)]
         if wrong:

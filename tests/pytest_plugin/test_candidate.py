@@ -205,8 +205,8 @@ def test_a_candidate_passes_what_its_method_passes_and_a_lost_fact_fails_its_own
     subject = cases[1].request.subject.replace(" ", "-")
     result.stdout.fnmatch_lines(
         [
-            f"FAILED test_facts.py::test_prompt?{subject}-candidate?*",
-            f"FAILED test_facts.py::test_rephrase?{subject}-c*",
+            f"FAILED test_facts.py::test_prompt?candidate-{subject}?*",
+            f"FAILED test_facts.py::test_rephrase?candidate-{subject}?*",
         ]
     )
 
