@@ -3,16 +3,16 @@
 from editguard.comparison.check import Acceptance, AcceptedValue, CheckRecord, who
 from editguard.comparison.environment import Environment, present_environment
 from editguard.comparison.explain import differences, explain_declaration, explain_environment
-from editguard.comparison.statistics import (
-    benjamini_hochberg,
-    compare_pairs,
+from editguard.comparison.limits import score_interval
+from editguard.comparison.planning import (
+    cases_needed,
+    cases_to_hold,
+    cases_to_settle,
     flips_needed,
-    holm,
-    mcnemar,
-    newcombe,
-    sign_flip,
+    minimum_detectable_effect,
     smallest_detectable_drop,
 )
+from editguard.comparison.statistics import benjamini_hochberg, compare_pairs, holm, mcnemar, sign_flip
 from editguard.comparison.store import BaselineStore
 from editguard.comparison.verdict import Flip, Verdict, judge, missing, not_comparable, upgrade
 
@@ -25,6 +25,9 @@ __all__ = [
     "Flip",
     "Verdict",
     "benjamini_hochberg",
+    "cases_needed",
+    "cases_to_hold",
+    "cases_to_settle",
     "compare_pairs",
     "differences",
     "explain_declaration",
@@ -33,10 +36,11 @@ __all__ = [
     "holm",
     "judge",
     "mcnemar",
+    "minimum_detectable_effect",
     "missing",
-    "newcombe",
     "not_comparable",
     "present_environment",
+    "score_interval",
     "sign_flip",
     "smallest_detectable_drop",
     "upgrade",

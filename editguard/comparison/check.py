@@ -37,7 +37,7 @@ class AcceptedValue:
         answer = case.answer
         if len(answer) > ANSWER_CHARACTERS:
             answer = f"{answer[: ANSWER_CHARACTERS - 3]}..."
-        return cls(_tidy(case.value), case.outcome, _tidy(case.token_accuracy), answer, case.edit)
+        return cls(tidy(case.value), case.outcome, tidy(case.token_accuracy), answer, case.edit)
 
     def to_json(self) -> list[Any]:
         """One line of the file."""
@@ -52,10 +52,11 @@ class AcceptedValue:
                 raise TypeError(f"{number!r} is no number")
         if not all(isinstance(text, str) for text in (outcome, answer, edit)):
             raise TypeError(f"{line!r} is no accepted value")
-        return cls(_tidy(value), outcome, _tidy(token_accuracy), answer, edit)
+        return cls(tidy(value), outcome, tidy(token_accuracy), answer, edit)
 
 
-def _tidy(number: float | None) -> float | None:
+def tidy(number: float | None) -> float | None:
+    """A value as a baseline keeps it: to the sixth place, beyond which kernels differ."""
     return None if number is None else round(float(number), 6)
 
 

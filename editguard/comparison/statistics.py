@@ -1,4 +1,4 @@
-"""Paired tests over the same cases, and what so many cases can show.
+"""Paired tests over the same cases, and corrections for many of them.
 
 Everywhere a *loss* is a case that got worse from the accepted run to the present one, a *gain* one that got
 better, and the *drop* is accepted minus present: positive when the model got worse.
@@ -6,7 +6,7 @@ better, and the *drop* is accepted minus present: positive when the model got wo
 Which test: cases are probes. With one probe per edit, or one edit only, the test of binary outcomes is the exact
 McNemar test. Probes of one edit are correlated, so with several edits and several probes each whole edits are
 flipped instead of probes: the exact sign-flip test on the sums per edit, which is McNemar's where each edit has one
-probe. Graded values have the sign-flip test too, and the paired bootstrap for the interval.
+probe. Graded values have the sign-flip test too. The intervals of the drop are those of `limits`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from math import ceil, log2, sqrt
 from typing import Final, Literal
 
-from editguard.measurements.intervals import (
-    SEED,
-    Interval,
-    cluster_bootstrap,
-    normal_quantile,
-    wilson,
-)
+from editguard.comparison.limits import Grouped, flip_limits, graded_limits, score_interval
+from editguard.measurements.intervals import SEED, Interval
 
 DRAWS: Final = 10_000
 _TOLERANCE: Final = 1e-12
@@ -78,43 +72,12 @@ def sign_flip(drops: Sequence[float], *, draws: int = DRAWS, seed: int = SEED) -
         first = round(observed + int(steps.sum()))
         return float(min(1.0, chances[first:].sum()))
     generator = np.random.default_rng(seed)
-    signs = generator.choice((-1.0, 1.0), size=(draws, sizes.size))
-    reached = int(((signs @ sizes) >= observed - _TOLERANCE).sum())
+    reached = 0
+    block = max(1, 1_000_000 // sizes.size)
+    for start in range(0, draws, block):
+        positive = generator.integers(0, 2, size=(min(block, draws - start), sizes.size), dtype=np.int8)
+        reached += int((2 * (positive @ sizes) - sizes.sum() >= observed - _TOLERANCE).sum())
     return (1 + reached) / (1 + draws)
-
-
-def newcombe(both: int, losses: int, gains: int, neither: int, *, level: float = 0.95) -> Interval:
-    """Score interval of the drop between paired proportions.
-
-    Args:
-        both, losses, gains, neither: cases right in both runs, only before, only now, in none.
-        level: two-sided confidence level.
-
-    Returns: (low, high) of accepted minus present, unit: fraction.
-    Raises: ValueError: no case.
-    Source: Newcombe, "Improved confidence intervals for the difference between binomial proportions based on paired
-        data", Statistics in Medicine 17 (1998), method 10.
-    """
-    cases = both + losses + gains + neither
-    if cases == 0:
-        raise ValueError("an interval needs at least one case")
-    before, now = (both + losses) / cases, (both + gains) / cases
-    low_before, high_before = wilson(both + losses, cases, level=level)
-    low_now, high_now = wilson(both + gains, cases, level=level)
-    margins = (both + losses) * (gains + neither) * (both + gains) * (losses + neither)
-    numerator = float(both * neither - losses * gains)
-    if numerator > 0:
-        numerator = max(numerator - cases / 2, 0.0)
-    correlation = numerator / sqrt(margins) if margins else 0.0
-    drop = before - now
-
-    def spread(one: float, other: float) -> float:
-        return sqrt(max(0.0, one * one - 2 * correlation * one * other + other * other))
-
-    return (
-        max(-1.0, drop - spread(before - low_before, high_now - now)),
-        min(1.0, drop + spread(high_before - before, now - low_now)),
-    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -145,58 +108,6 @@ def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def flips_needed(
-    units: int, *, alpha: float, checks: int = 1, minimum_effect: float = 0.0, cases: int | None = None
-) -> int | None:
-    """The fewest losses, without any gain, that turn a check red.
-
-    Args:
-        units: independent units: cases, or edits where several probes share one (each loses at least one case).
-        alpha: level of the run.
-        checks: how many checks share it.
-        minimum_effect: the smallest drop that counts.
-        cases: number of cases, where it differs from the units.
-
-    Returns: a number of cases, spread over as many units where these differ; None when even all do not suffice.
-    """
-    cases = units if cases is None else cases
-    significant = max(1, ceil(-log2(alpha / max(1, checks)) - _TOLERANCE))
-    large_enough = ceil(minimum_effect * cases - _TOLERANCE)
-    needed = max(significant, large_enough)
-    return needed if significant <= units and needed <= cases else None
-
-
-def smallest_detectable_drop(
-    cases: int, discordance: float, *, alpha: float = 0.05, power: float = 0.8, sides: Literal[1, 2] = 2
-) -> float | None:
-    """The smallest net drop that McNemar's test finds with the wanted power.
-
-    Args:
-        cases: number of paired cases.
-        discordance: share of cases that flip either way.
-        alpha: level of the test; divide it by the number of checks first.
-        power: chance of finding the drop.
-        sides: of the test.
-
-    Returns: unit: fraction; None where even losses alone (drop = discordance) would not be found so often.
-    Source: Connor, "Sample size for testing differences in proportions for the paired-sample design", 1987.
-    """
-    if not 0 < discordance <= 1 or cases < 1:
-        return None
-    level, wanted = normal_quantile(1 - alpha / sides), normal_quantile(power)
-
-    def cases_for(drop: float) -> float:
-        return ((level * sqrt(discordance) + wanted * sqrt(discordance - drop * drop)) / drop) ** 2
-
-    if cases_for(discordance) > cases:
-        return None
-    low, high = 1e-9, discordance
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if cases_for(middle) > cases else (low, middle)
-    return high
-
-
 @dataclass(frozen=True)
 class PairedComparison:
     """The same cases before and now.
@@ -209,6 +120,9 @@ class PairedComparison:
         p_value: one-sided, for "worse".
         interval: of the drop, two-sided at `level`.
         test: the test's name.
+        square: mean square of the drops; of binary values the share of cases that flipped.
+        effective: how many unrelated cases would say as much.
+        graded: whether there are values besides 0 and 1.
     """
 
     cases: int
@@ -219,6 +133,9 @@ class PairedComparison:
     p_value: float
     interval: Interval
     test: str
+    square: float
+    effective: float
+    graded: bool
 
 
 def compare_pairs(
@@ -247,27 +164,31 @@ def compare_pairs(
     binary = all(value in (0.0, 1.0) for value in (*accepted, *present))
     groups = len(set(clusters))
     apart = groups in (1, len(drops))
-    both = sum(before == now == 1.0 for before, now in zip(accepted, present, strict=True))
-    by_case = newcombe(both, losses, gains, len(drops) - both - losses - gains, level=level)
+    units: Sequence[Hashable] = range(len(drops)) if apart else clusters
+    grouped = Grouped.of(drops, units)
     if binary and apart:
-        p_value, interval, test = mcnemar(losses, gains), by_case, "exact McNemar"
+        p_value, test = mcnemar(losses, gains), "exact McNemar"
     else:
-        units = list(range(len(drops))) if apart else list(clusters)
         sums: defaultdict[Hashable, float] = defaultdict(float)
         for unit, drop in zip(units, drops, strict=True):
             sums[unit] += drop
-        p_value = sign_flip(list(sums.values()), seed=seed)
-        interval = cluster_bootstrap(drops, units, level=level, seed=seed)
-        if binary:  # a bootstrap of few edits can be far too narrow: at least as wide as for unrelated cases
-            interval = (min(interval[0], by_case[0]), max(interval[1], by_case[1]))
-        test = "sign flip" if apart else "sign flip over edits"
+        p_value, test = sign_flip(list(sums.values()), seed=seed), "sign flip" if apart else "sign flip over edits"
+    if not binary:
+        interval = graded_limits(grouped, level=level)
+    elif apart:
+        interval = score_interval(losses, gains, len(drops), level=level)
+    else:
+        interval = flip_limits(losses, gains, grouped, level=level)
     return PairedComparison(
         cases=len(drops),
         units=len(drops) if apart else groups,
         losses=losses,
         gains=gains,
-        drop=sum(drops) / len(drops),
+        drop=grouped.mean,
         p_value=p_value,
         interval=interval,
         test=test,
+        square=sum(drop * drop for drop in drops) / len(drops),
+        effective=len(drops) if apart else len(drops) / grouped.design_effect(flips=binary),
+        graded=not binary,
     )

@@ -1,13 +1,14 @@
 """The verdict of a check: held, regressed or undecided; never a guess.
 
-Of the present values against the accepted ones, over the same cases:
+The question is one of non-inferiority: is the model not worse by the minimum effect? Of the present values against the
+accepted ones, over the same cases:
 
-- *regressed*: the model got worse, significantly at the level that the run's checks share and by at least the
+- *held*: yes. The upper end of the drop's 90 % interval (a one-sided 95 % limit) lies below the minimum effect, which
+  makes "not worse" a finding and not a lack of evidence. Or no case was lost: that says it of these cases, for
+  evaluation is deterministic, and of cases like them only as far as the limit, which the reason gives.
+- *regressed*: no. The model got worse, significantly at the level that the run's checks share and by at least the
   minimum effect; or a case that must hold was lost; or a case has no finite score any more.
-- *held*: no case was lost; or the upper end of the drop's 90 % interval (a one-sided 95 % limit) lies below the
-  minimum effect, which makes "not worse" a finding and not a lack of evidence.
-- *undecided*: neither. Evaluation is deterministic, so the flips are real; what so few cases leave open is whether
-  cases like these got worse.
+- *undecided*: neither. The flips are real; what so few cases leave open is whether cases like these got worse.
 
 With a level shared by k checks, "significant" is p <= alpha / k at once, Holm's first step. `upgrade` does the
 further steps over all checks of a run when all are known; it only ever turns undecided into regressed.
@@ -17,13 +18,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from math import ceil
 from typing import Any, Final, Literal, Self
 
-from editguard.comparison.check import CheckRecord
+from editguard.comparison.check import CheckRecord, tidy
 from editguard.comparison.environment import Environment
 from editguard.comparison.explain import explain_declaration, explain_environment
-from editguard.comparison.statistics import PairedComparison, compare_pairs, flips_needed, holm
+from editguard.comparison.planning import cases_to_settle, flips_needed, minimum_detectable_effect
+from editguard.comparison.statistics import PairedComparison, compare_pairs, holm
 from editguard.measurements.intervals import Interval
+from editguard.measurements.noise import NoiseFloor
 from editguard.measurements.record import FRACTION, CaseValue, Measurement, named
 
 Kind = Literal["held", "regressed", "undecided", "missing", "not comparable"]
@@ -77,6 +81,11 @@ class Verdict:
         lost, gained: the cases that flipped.
         flips_needed: so many losses (and no gain) would have been enough; None when no number is.
         smallest_drop: the drop that these make, the smallest that so many cases could show; None likewise.
+        detectable: the true drop that a run finds four times in five, at the seen share of flips; None where none is.
+        cases_needed: of an undecided check, so many cases would tell "not worse" from "worse by the minimum effect",
+            at the seen share of flips; None where no number does.
+        edits_needed: over so many edits, where these are what is counted.
+        noise: what A/A comparisons found; None where none were made.
         reason: one sentence.
         details: further lines, such as how the environment differs.
         accepted_by: who, when and why.
@@ -108,6 +117,10 @@ class Verdict:
     gained: tuple[Flip, ...] = ()
     flips_needed: int | None = None
     smallest_drop: float | None = None
+    detectable: float | None = None
+    cases_needed: int | None = None
+    edits_needed: int | None = None
+    noise: NoiseFloor | None = None
     details: tuple[str, ...] = ()
     accepted_by: str = ""
 
@@ -135,6 +148,7 @@ class Verdict:
                 f"{self.minimum_effect:g})"
             )
             lines.append(f"  {self.power}")
+            lines += [f"  {line}" for line in (self.settling, self.floor, self.doubt) if line]
         for title, flips in (("lost", self.lost), ("gained", self.gained)):
             if flips:
                 lines.append(f"  {title} {len(flips)}:")
@@ -156,6 +170,38 @@ class Verdict:
             f"(smallest drop it can show: {self.smallest_drop or 0:.3f})"
         )
 
+    @property
+    def limit(self) -> float | None:
+        """By how much the model may be worse at most: the drop's one-sided 95 % limit."""
+        return None if self.interval is None else self.interval[1]
+
+    @property
+    def settling(self) -> str:
+        """How many cases would settle an undecided check, in words; "" for others."""
+        if self.kind != "undecided" or self.p_value is None:
+            return ""
+        if self.cases_needed is None:
+            return "no number of cases settles whether a drop is exactly 0: set a minimum effect"
+        edits = "" if self.edits_needed is None else f" ({self.edits_needed} edits)"
+        return f"about {self.cases_needed} cases{edits} like these would settle it, if as many of them flip"
+
+    @property
+    def floor(self) -> str:
+        """The noise floor beside the limit, in words; "" where it was not measured."""
+        if self.noise is None or self.limit is None:
+            return ""
+        return f"{self.noise}; the drop is at most {self.limit:.3g}"
+
+    @property
+    def doubt(self) -> str:
+        """What the noise floor speaks against; "" where it does not."""
+        if self.noise is None or self.noise.difference <= self.minimum_effect:
+            return ""
+        return (
+            f"the minimum effect {self.minimum_effect:g} lies below the noise floor {self.noise.difference:.3g}: "
+            "asking the same model again moves this check by more than the drop that counts"
+        )
+
     def __str__(self) -> str:
         return "\n".join(self.lines)
 
@@ -167,6 +213,7 @@ class Verdict:
             **record,
             "lost": [asdict(flip) for flip in self.lost],
             "gained": [asdict(flip) for flip in self.gained],
+            "noise": None if self.noise is None else self.noise.to_json(),
         }
 
     @classmethod
@@ -178,6 +225,8 @@ class Verdict:
         }
         for name in ("lost", "gained"):
             read[name] = tuple(Flip(**flip) for flip in record[name])
+        if record.get("noise") is not None:
+            read["noise"] = NoiseFloor.from_json(record["noise"])
         return cls(**read)
 
 
@@ -235,7 +284,7 @@ def judge(
             lost=lost,
         )
     before = [accepted.values[case.probe].value or 0.0 for case in paired]
-    now = [case.value or 0.0 for case in paired]
+    now = [tidy(case.value) or 0.0 for case in paired]
     sign = -1.0 if present.lower_is_better else 1.0
     compared = compare_pairs(
         *((now, before) if present.lower_is_better else (before, now)),
@@ -247,6 +296,8 @@ def judge(
         compared.units, alpha=alpha, checks=checks, minimum_effect=minimum_effect, cases=compared.cases
     )
     kind, reason = _decide(compared, lost, base)
+    detectable, settled = _planned(compared, base)
+    by_edits = compared.units < compared.cases and compared.units > 1
     moved = () if kind == "held" else tuple(details)
     return replace(
         base,
@@ -266,6 +317,13 @@ def judge(
         details=moved,
         flips_needed=needed,
         smallest_drop=needed / compared.cases if needed is not None else None,
+        detectable=detectable,
+        cases_needed=settled if kind == "undecided" else None,
+        edits_needed=(
+            ceil(settled * compared.units / compared.cases)
+            if kind == "undecided" and settled is not None and by_edits
+            else None
+        ),
     )
 
 
@@ -335,14 +393,27 @@ def _decide(compared: PairedComparison, lost: Sequence[Flip], base: Verdict) -> 
     sacred = sum(flip.must_hold for flip in lost)
     if sacred:
         return "regressed", f"{sacred} case{'' if sacred == 1 else 's'} that must hold flipped"
+    limit = compared.interval[1]
     if not lost:
         same = "every case as accepted" if compared.gains == 0 else f"no case lost, {compared.gains} gained"
-        return "held", same
+        if limit < base.minimum_effect:
+            return "held", same
+        return "held", f"{same}; {compared.cases} cases do not rule out a drop of {limit:.3f} among cases like these"
     if compared.p_value <= base.alpha / max(1, base.checks) and compared.drop >= base.minimum_effect:
         return "regressed", f"worse by {compared.drop:.3f}, p = {compared.p_value:.3g}"
-    if compared.interval[1] < base.minimum_effect:
-        return "held", f"the drop is below {base.minimum_effect:g} (at most {compared.interval[1]:.3f})"
+    if limit < base.minimum_effect:
+        return "held", f"not worse by {base.minimum_effect:g}: the drop is at most {limit:.3f} with 95 % confidence"
     return "undecided", f"{len(lost)} lost, {compared.gains} gained of {compared.cases} cases prove nothing"
+
+
+def _planned(compared: PairedComparison, base: Verdict) -> tuple[float | None, int | None]:
+    """The drop that the check finds four times in five, and the cases that would settle it."""
+    alpha = base.alpha / max(1, base.checks)
+    detectable = minimum_detectable_effect(
+        compared.effective, compared.square, alpha=alpha, minimum_effect=base.minimum_effect, graded=compared.graded
+    )
+    settled = cases_to_settle(base.minimum_effect, compared.square, alpha=alpha, graded=compared.graded)
+    return detectable, None if settled is None else ceil(settled * compared.cases / compared.effective)
 
 
 def _about(present: Measurement, label: str) -> Verdict:
@@ -364,7 +435,7 @@ def _about(present: Measurement, label: str) -> Verdict:
 
 
 def _change(case: CaseValue, accepted: CheckRecord) -> float:
-    return (case.value or 0.0) - (accepted.values[case.probe].value or 0.0)
+    return (tidy(case.value) or 0.0) - (accepted.values[case.probe].value or 0.0)
 
 
 def _flip(case: CaseValue, accepted: CheckRecord) -> Flip:

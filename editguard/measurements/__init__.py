@@ -5,6 +5,7 @@ from editguard.measurements.efficiency import EfficiencySummary, PhaseCost, phas
 from editguard.measurements.inference import AnsweringCost, answering_cost, timed_prompts
 from editguard.measurements.intervals import cluster_bootstrap, mean_interval, wilson
 from editguard.measurements.matching import OUTCOMES, PASSING, judge_answer, normalise
+from editguard.measurements.noise import NoiseFloor, noise_floor, noise_floors
 from editguard.measurements.pair_probability import compare, harmonic_mean, token_probability
 from editguard.measurements.record import CaseValue, Measurement
 from editguard.measurements.scores import measure
@@ -21,6 +22,7 @@ __all__ = [
     "EfficiencySummary",
     "Measurement",
     "ModelUnderTest",
+    "NoiseFloor",
     "PhaseCost",
     "Remembered",
     "answering_cost",
@@ -30,6 +32,8 @@ __all__ = [
     "judge_answer",
     "mean_interval",
     "measure",
+    "noise_floor",
+    "noise_floors",
     "normalise",
     "phase",
     "summarise",

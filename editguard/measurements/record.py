@@ -242,6 +242,8 @@ class Measurement:
 
         Raises: ConfigurationError: a name fits no case, and that is an error.
         """
+        if must_hold is False:
+            return self
         if isinstance(must_hold, str):
             must_hold = (must_hold,)
         wanted = None if isinstance(must_hold, bool) else set(must_hold)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self
 
 from editguard.edits import SLOT, EditCase, EditRequest, Probe, Property, superseded
 from editguard.errors import ConfigurationError
@@ -26,6 +28,8 @@ from editguard.measurements.sentiment import Replies, sentiment
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_Arguments = ParamSpec("_Arguments")
 
 SHOWN_TOKENS = 5
 SHOWN_EDITS = 3
@@ -107,6 +111,20 @@ class Answer(str):
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         """Copies and pickles are plain text: they outlive the model."""
         return (str, (str(self),))
+
+
+def _retakable(
+    method: Callable[Concatenate[ModelUnderTest, _Arguments], Measurement],
+) -> Callable[Concatenate[ModelUnderTest, _Arguments], Measurement]:
+    """A measurement that can be taken again from the same model under another condition."""
+
+    @wraps(method)
+    def taken(self: ModelUnderTest, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Measurement:
+        found = method(self, *args, **kwargs)
+        self._took(found, lambda other: method(other, *args, **kwargs))
+        return found
+
+    return taken
 
 
 class ModelUnderTest:
@@ -202,22 +220,27 @@ class ModelUnderTest:
 
     # Measurements
 
+    @_retakable
     def reliability(self) -> Measurement:
         """Share of the edits in force whose own prompt is answered by the target; in a sequence the retention."""
         return self._measure("reliability", None)
 
+    @_retakable
     def generalization(self, kind: str | None = None) -> Measurement:
         """Share of rephrases answered by the target."""
         return self._measure("generalization", kind)
 
+    @_retakable
     def portability(self, kind: str | None = None) -> Measurement:
         """Share of consequences that follow, among those whose other premises the unedited model knows."""
         return self._measure("portability", kind)
 
+    @_retakable
     def locality(self, kind: str | None = None) -> Measurement:
         """Share of out-of-scope probes answered as the unedited model answers, however many edits there are."""
         return self._measure("locality", kind)
 
+    @_retakable
     def other_tasks(self, probes: Sequence[Probe] | None = None, kind: str | None = None) -> Measurement:
         """Share of items of other tasks answered rightly; `agreement` of the result is that with the unedited model.
 
@@ -227,6 +250,7 @@ class ModelUnderTest:
         """
         return self._measure("other_tasks", kind, probes)
 
+    @_retakable
     def curve(self, property: Property, kind: str | None = None) -> Measurement:
         """A property at every checkpoint of the sequence so far, as one measurement; see `drift.curve`.
 
@@ -234,6 +258,7 @@ class ModelUnderTest:
         """
         return curve([model._measure(property, kind) for model in (*self.earlier(), self)])
 
+    @_retakable
     def preference(self, property: Property, kind: str | None = None) -> Measurement:
         """Share of probes where the wanted one of two given answers is the likelier; see `pair_probability.compare`.
 
@@ -242,14 +267,17 @@ class ModelUnderTest:
         """
         return self._compare(property, kind, "preference")
 
+    @_retakable
     def margin(self, property: Property, kind: str | None = None) -> Measurement:
         """By how much the wanted answer is the more probable, the mean over probes (ROME's magnitudes)."""
         return self._compare(property, kind, "margin")
 
+    @_retakable
     def perplexity(self, texts: Sequence[str], of: Of = "level") -> Measurement:
         """Logarithm of the perplexity of texts, in nats per token, or its "rise" above the unedited model's."""
         return self._signed(perplexity(self._answers, self._original, self.cases, texts, of=of))
 
+    @_retakable
     def lm_eval(
         self,
         task: str,
@@ -281,22 +309,27 @@ class ModelUnderTest:
         )
         return self._signed(found)
 
+    @_retakable
     def divergence(self, texts: Sequence[str], over: Over = "texts") -> Measurement:
         """KL divergence, in nats, of next-token distributions from the unedited model's; see `divergence`."""
         return self._signed(divergence(_read(self._edited), _read(self._rest), self.cases, texts, over=over))
 
+    @_retakable
     def essence_drift(self, texts: Mapping[str, Sequence[str]]) -> Measurement:
         """Rise of the log-perplexity of texts about the edits' subjects; see `reference.essence_drift`."""
         return self._signed(essence_drift(self._answers, self._original, self.cases, texts))
 
+    @_retakable
     def consistency(self, references: Mapping[str, Sequence[str]], *, seed: int = 0) -> Measurement:
         """Reference score of free continuations, with texts per target; see `reference.consistency`."""
         return self._signed(consistency(continuing(_read(self._edited), seed), self.cases, references))
 
+    @_retakable
     def sentiment(self, replies: Mapping[str, Replies]) -> Measurement:
         """Whether replies of the wanted sentiment are likelier, with replies per subject; see `sentiment.sentiment`."""
         return self._signed(sentiment(self._answers, self._original, self.cases, replies))
 
+    @_retakable
     def drawdown(self, probes: Sequence[Probe] | None = None, kind: str | None = None) -> Measurement:
         """By how much accuracy on other tasks has fallen, item by item; arguments as for `other_tasks`."""
         after = self.other_tasks(probes, kind)
@@ -311,13 +344,18 @@ class ModelUnderTest:
         )
         return drawdown(before, after)
 
+    @_retakable
     def multi_hop(self, of: MultiHop = "any", *, form: str = SLOT, known: bool = True) -> Measurement:
         """MQuAKE's measures over the instances in force; see `multi_hop.multi_hop`."""
         return self._signed(multi_hop(self._answers, self._original, self.cases, of=of, form=form, known=known))
 
+    @_retakable
     def ripples(self, of: Ripples = "passed", *, filtered: bool = True) -> Measurement:
         """The criteria of RippleEdits, a value per edit and criterion; see `ripples.ripples`."""
         return self._signed(ripples(self._answers, self._original, self.cases, of=of, filtered=filtered))
+
+    def _took(self, found: Measurement, take: Callable[[ModelUnderTest], Measurement]) -> None:
+        """What whoever keeps measurements wants to know: `take` takes the same from a model that was asked nothing."""
 
     def _signed(self, found: Measurement) -> Measurement:
         """The measurement with the names of what was measured."""
@@ -369,6 +407,29 @@ class ModelUnderTest:
         return answering_cost(self._edited, self._rest, list(dict.fromkeys(chosen)))
 
     # State
+
+    @property
+    def physical(self) -> Physical:
+        """The physical model, which other edited models share."""
+        return self._edited.model
+
+    def anew(self, asked: Callable[[Switchable], Answering] | None = None) -> Self:
+        """The same model and the same unedited one, neither of which was asked anything yet.
+
+        Args:
+            asked: what takes each one's place when it is asked; itself by default.
+        """
+        again = copy(self)
+        again._edited, again._rest = self._edited.anew(), self._rest.anew()
+        edited, rest = (each if asked is None else asked(each) for each in (again._edited, again._rest))
+        again._answers = Remembered(edited)
+        again._original = again._answers if self._original is self._answers else Remembered(rest)
+        again._earlier = lambda: [model.anew(asked) for model in self.earlier()]
+        return again
+
+    def withdraw(self) -> None:
+        """Take the edits off the physical model; the next question puts them on again."""
+        self._rest.activate()
 
     def activate(self) -> None:
         """Bring the physical model to these edits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +81,7 @@ class Baseline:
             return missing(measurement, label=self._label, command=command, known=known)
         named = must_hold_ids(self._item.iter_markers("must_hold"))
         settings = self._state.runtime.settings_in_force(collection.cell_of(self._item))
-        return judge(
+        verdict = judge(
             accepted,
             measurement,
             alpha=asked.alpha,
@@ -89,6 +90,8 @@ class Baseline:
             must_hold=True if named is None else named,
             details=moved(store.recorded(*place, here), here, accepted.settings, settings),
         )
+        measure = self._state.notes.floors.get(measurement.id)
+        return verdict if measure is None or verdict.p_value is None else replace(verdict, noise=measure())
 
     def _note(self, measurement: Measurement, verdict: Verdict | None) -> None:
         """Tell the controlling process of the check, with the values where it will have to write them."""

@@ -254,6 +254,14 @@ OPTIONS: tuple[Option, ...] = (
         _switch,
         True,
     ),
+    Option(
+        "aa",
+        "Ask every model again that a baseline is checked for, in other batches, order and threads and under an edit "
+        "of nothing, and show by how much that alone moves each check",
+        _switch,
+        False,
+        "bool",
+    ),
     Option("trust_remote_code", "Run code that comes with a model from the hub", _switch, False, "bool"),
 )
 
@@ -289,6 +297,7 @@ class Configuration:
     signals: bool
     github: str
     junit_properties: bool
+    aa: bool
     trust_remote_code: bool
     demonstrations: Path | None
     settings: Mapping[str, Mapping[str, Any]]

@@ -54,6 +54,8 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = _worker_number(config)
     present = state.State(configuration, selection, Runtime(configuration, Progress(config), worker))
     present.runtime.on_measurement = lambda measurement: present.notes.note(measurement)
+    if configuration.aa:
+        present.runtime.on_repeatable = lambda check, measure: present.notes.floors.update({check: measure})
     config.stash[state.KEY] = present
     if worker is None:
         config.pluginmanager.register(Reporter(config, present), "editguard-reporter")

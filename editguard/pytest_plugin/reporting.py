@@ -306,6 +306,9 @@ class Reporter:
                 if verbosity > 0:
                     for line in terminal.power_table(from_tests.verdicts):
                         yield line, {}
+                told, doubts = terminal.noise_lines(from_tests.verdicts)
+                yield from ((line, {}) for line in told)
+                yield from ((line, yellow) for line in doubts)
             for line in terminal.findings(from_tests.findings):
                 yield line, red
             command = self._prune_command()

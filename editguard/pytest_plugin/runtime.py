@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from editguard.comparison import Environment
     from editguard.edited import EditedModel
     from editguard.edits import EditCase, EditRequest, Probe
-    from editguard.measurements import AnsweringCost, Measurement, ModelUnderTest, PhaseCost, Remembered
+    from editguard.measurements import AnsweringCost, Measurement, ModelUnderTest, NoiseFloor, PhaseCost, Remembered
     from editguard.methods.protocol import EditMethod
     from editguard.models.language_model import LanguageModel
     from editguard.pytest_plugin.editor import Editor
@@ -53,6 +53,7 @@ class Runtime:
     Attributes:
         worker: number of the xdist worker, None without xdist.
         on_measurement: called with every measurement that a test takes.
+        on_repeatable: called with the id of each and what measures its noise floor; None where nobody asks for it.
         costs: of the phases since they were last taken.
         answering: method -> what a pass takes with its edits, as far as it was timed since then.
         signals: of sequences, as far as they were read since then, as plain data.
@@ -62,6 +63,7 @@ class Runtime:
     progress: Progress
     worker: int | None = None
     on_measurement: Callable[[Measurement], None] | None = None
+    on_repeatable: Callable[[str, Callable[[], NoiseFloor]], None] | None = None
     costs: list[PhaseCost] = field(default_factory=list)
     answering: dict[str, AnsweringCost] = field(default_factory=dict)
     signals: list[dict[str, Any]] = field(default_factory=list)
@@ -134,7 +136,8 @@ class Runtime:
             mode=_mode(cell) if cell is not None else "single",
             tasks=self._own_tasks(),
         )
-        return original.sharing(base).ageing(self._aged).reporting(self.on_measurement)
+        original = original.sharing(base).ageing(self._aged).reporting(self.on_measurement)
+        return original.repeatable(self.on_repeatable)
 
     def enter(self, cell: Cell) -> ModelUnderTest:
         """Bring the model to a cell's state, applying what is not applied yet.
@@ -164,7 +167,8 @@ class Runtime:
             mode=_mode(cell),
             tasks=self._own_tasks(),
         )
-        return model.remembering(group.answers).ageing(self._aged).reporting(self.on_measurement)
+        model = model.remembering(group.answers).ageing(self._aged).reporting(self.on_measurement)
+        return model.repeatable(self.on_repeatable)
 
     def _earlier(self, cell: Cell) -> list[WatchedModel]:
         """The states of a sequence at the checkpoints before a cell's."""
@@ -189,7 +193,8 @@ class Runtime:
         def under_test(edited: EditedModel, cases: tuple[EditCase, ...]) -> ModelUnderTest:
             mode = "single" if len(cases) == 1 else "batch"
             tasks = self._own_tasks()
-            return WatchedModel(edited, original=base, cases=cases, method=cell.method, mode=mode, tasks=tasks)
+            model = WatchedModel(edited, original=base, cases=cases, method=cell.method, mode=mode, tasks=tasks)
+            return model.repeatable(self.on_repeatable)
 
         return Editor(expected, group.method.apply, under_test)
 

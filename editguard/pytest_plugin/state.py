@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from editguard.pytest_plugin.options import Configuration
 from editguard.pytest_plugin.runtime import Runtime
 
 if TYPE_CHECKING:
-    from editguard.measurements import Measurement
+    from editguard.measurements import Measurement, NoiseFloor
 
 REFUSED = "refused by "
 """How the reason of a skip begins when a method cannot do what a test wants."""
@@ -29,6 +30,8 @@ class Notes:
     checks: list[dict[str, Any]] = field(default_factory=list)
     findings: list[dict[str, Any]] = field(default_factory=list)
     """Which edits are to blame."""
+    floors: dict[str, Callable[[], NoiseFloor]] = field(default_factory=dict)
+    """Of each measurement, where A/A comparisons are wanted, what makes them; stays in this process."""
 
     def note(self, measurement: Measurement) -> None:
         """Keep a measurement for the summary; one taken twice is kept once."""

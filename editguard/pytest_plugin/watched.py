@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from editguard.edits import Probe, Property
-from editguard.measurements import Measurement, ModelUnderTest, Remembered
+from editguard.measurements import Answering, Measurement, ModelUnderTest, NoiseFloor, Remembered, noise_floor
+from editguard.measurements.under_test import Switchable
 
 
 class WatchedModel(ModelUnderTest):
@@ -52,6 +53,8 @@ class WatchedModel(ModelUnderTest):
         self._aged = known
         return self
 
+    _keep: Callable[[str, Callable[[], NoiseFloor]], None] | None = None
+
     def sharing(self, original: ModelUnderTest) -> Self:
         """Answer from what `original` was asked before, and remember there; for the unedited model alone."""
         self._answers = self._original = original._answers
@@ -66,6 +69,19 @@ class WatchedModel(ModelUnderTest):
         """Call `report` with every measurement from now on; returns itself."""
         self._report = report
         return self
+
+    def repeatable(self, keep: Callable[[str, Callable[[], NoiseFloor]], None] | None) -> Self:
+        """Call `keep` for every measurement with its id and what measures its noise floor; returns itself."""
+        self._keep = keep
+        return self
+
+    def anew(self, asked: Callable[[Switchable], Answering] | None = None) -> Self:
+        """See `ModelUnderTest.anew`; what is measured then is nobody's business."""
+        return super().anew(asked).reporting(None).repeatable(None)
+
+    def _took(self, found: Measurement, take: Callable[[ModelUnderTest], Measurement]) -> None:
+        if self._keep is not None:
+            self._keep(found.id, lambda: noise_floor(self, take, found))
 
     def _measure(self, property: Property, kind: str | None, tasks: Sequence[Probe] | None = None) -> Measurement:
         measurement = super()._measure(property, kind, tasks)

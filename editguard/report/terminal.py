@@ -123,12 +123,19 @@ def open_questions(verdicts: Iterable[Verdict]) -> list[str]:
         if verdict.kind in ("undecided", "missing", "not comparable"):
             lines.append(f"{verdict.label}: {verdict.lines[0]}")
             if verdict.kind == "undecided":
-                lines.append(f"  {verdict.power}")
+                lines += [f"  {line}" for line in (verdict.power, verdict.settling) if line]
     return lines
 
 
 def power_table(verdicts: Sequence[Verdict]) -> list[str]:
-    """For each compared check the losses that would turn it red, and the smallest drop it can show."""
+    """For each compared check by how much it may be worse at most, and what so many cases can find.
+
+    Columns: the one-sided 95 % limit on the drop; the losses that would turn the check red, and the drop that they
+    make; the true drop that is found four times in five; of an undecided check the cases that would settle it; the
+    noise floor, where it was measured.
+    """
+    compared = [verdict for verdict in verdicts if verdict.p_value is not None]
+    measured = any(verdict.noise is not None for verdict in compared)
     rows = [
         [
             verdict.method,
@@ -136,13 +143,44 @@ def power_table(verdicts: Sequence[Verdict]) -> list[str]:
             verdict.title,
             verdict.kind,
             str(verdict.cases),
+            "" if verdict.limit is None else f"{verdict.limit:.3f}",
             "none is enough" if verdict.flips_needed is None else str(verdict.flips_needed),
             "" if verdict.smallest_drop is None else f"{verdict.smallest_drop:.3f}",
+            "none" if verdict.detectable is None else f"{verdict.detectable:.3f}",
+            _settled_by(verdict),
+            *([_floor(verdict)] if measured else []),
         ]
-        for verdict in verdicts
-        if verdict.p_value is not None
+        for verdict in compared
     ]
-    return _table(rows, ["method", "edits", "check", "verdict", "cases", "losses needed", "smallest drop"])
+    titles = ["method", "edits", "check", "verdict", "cases", "worse at most", "losses needed", "smallest drop"]
+    return _table(rows, [*titles, "finds", "to settle", *(["noise floor"] if measured else [])])
+
+
+def noise_lines(verdicts: Sequence[Verdict]) -> tuple[list[str], list[str]]:
+    """What A/A comparisons found: a line on all of them, and a line for each check that they speak against."""
+    measured = [(verdict, verdict.noise) for verdict in verdicts if verdict.noise is not None]
+    if not measured:
+        return [], []
+    flipped = sum(noise.flips > 0 for _, noise in measured)
+    largest = max(noise.difference for _, noise in measured)
+    cases = sum(noise.cases for _, noise in measured)
+    total = (
+        f"A/A comparisons of {len(measured)} check{'' if len(measured) == 1 else 's'} ({cases} cases): cases flipped "
+        f"in {flipped}, largest difference of a mean {largest:.3g}"
+    )
+    doubts = [f"{verdict.label}: {verdict.title} [{verdict.method}]: {verdict.doubt}" for verdict, _ in measured]
+    return [total], [line for line, (verdict, _) in zip(doubts, measured, strict=True) if verdict.doubt]
+
+
+def _settled_by(verdict: Verdict) -> str:
+    if verdict.kind != "undecided" or verdict.cases_needed is None:
+        return ""
+    edits = "" if verdict.edits_needed is None else f" ({verdict.edits_needed} edits)"
+    return f"{verdict.cases_needed}{edits}"
+
+
+def _floor(verdict: Verdict) -> str:
+    return "" if verdict.noise is None else f"{verdict.noise.difference:.3g} ({verdict.noise.flips} flips)"
 
 
 def orphan_lines(orphans: Sequence[CheckRecord], command: str) -> list[str]:

@@ -84,14 +84,16 @@ def test_open_questions_say_what_would_decide_them() -> None:
     )
     assert lines[0].startswith("test_open: reliability")
     assert "5 lost cases" in lines[1]
-    assert "do it" in lines[2]
+    assert "294 cases like these would settle it" in lines[2]
+    assert "do it" in lines[3]
 
 
 def test_what_so_many_cases_can_show_stands_in_a_table() -> None:
     small, large = lost(3, 0), lost(100, 0)
     lines = power_table([judge(accepted(one), other) for one, other in (small, large)])
     assert "none is enough" in lines[2]
-    assert lines[3].split()[-2:] == ["5", "0.050"]
+    assert lines[3].split()[-4:] == ["0.035", "5", "0.050", "0.072"]
+    assert "noise floor" not in lines[0]
 
 
 def test_preparation_and_edits_have_columns_of_their_own_and_each_number_at_once_a_line() -> None:
