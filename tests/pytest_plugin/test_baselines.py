@@ -1,6 +1,7 @@
 """Baselines are recorded on request, checked on every run, and written once at the end."""
 
 import errno
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -324,3 +325,47 @@ def test_orphans_are_told_beside_a_known_failure_but_not_beside_a_skipped_check(
         suite.file(first)
     result = suite.run("--editguard-methods=toy")
     assert ("1 baseline without a test" in result.stdout.str()) is told
+
+
+RESTLESS = """
+import toy, torch
+
+THREADS, plain = torch.get_num_threads(), toy.ToyModel.answer
+
+def answer(self, prompt):
+    lost = torch.get_num_threads() != THREADS and any(f"City{n}" in prompt for n in range(3))
+    return "restless" if lost else plain(self, prompt)
+
+toy.ToyModel.answer = answer
+"""
+
+
+def test_asking_again_shows_the_noise_floor_and_warns_of_a_minimum_effect_below_it(suite: Suite) -> None:
+    suite.file(RESTLESS + textwrap.dedent(TEN))
+    suite.run("--editguard-baseline=create", "--editguard-methods=toy", "--editguard-aa").assert_outcomes(passed=2)
+    result = suite.run("--editguard-methods=toy", "--editguard-aa", "-v")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(
+        [
+            "2 baseline checks: 2 held",
+            "*to settle *noise floor",
+            "*reliability *0.3 (3 flips)",
+            "*locality *0 (0 flips)",
+            "A/A comparisons of 2 checks (20 cases): cases flipped in 1, largest difference of a mean 0.3",
+            "test_reliability*the minimum effect 0.05 lies below the noise floor 0.3*",
+        ]
+    )
+    result.stdout.fnmatch_lines(["*reliability *1.00 *"])
+    result.stdout.no_fnmatch_line("*reliability *0.70 *")  # what is measured again is no result of the run
+    quiet = suite.run("--editguard-methods=toy", "--editguard-aa", "--editguard-minimum-effect=0.3")
+    quiet.stdout.no_fnmatch_line("*below the noise floor*")
+    suite.run("--editguard-methods=toy").stdout.no_fnmatch_line("*A/A*")
+
+
+def test_a_regression_stands_beside_its_noise_floor(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite.file(TEN)
+    suite.run("--editguard-baseline=create", "--editguard-methods=toy")
+    lose(monkeypatch, 10)
+    result = suite.run("--editguard-methods=toy", "--editguard-aa")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(["E*noise floor 0, 0 of 10 cases flipped in 3 A/A comparisons; the drop is at most *"])
