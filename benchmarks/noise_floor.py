@@ -31,7 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    rows: list[list[object]] = []
     for dtype in options.dtypes:
         model = load_model(options.model, dtype=dtype, batch_size=options.batch_size)
         unedited = EditedModel.original(model)
@@ -47,11 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             tasks=pocket_tasks(10),
         )
         start = time.perf_counter()
+        rows: list[list[object]] = []
         for name, floor in noise_floors(under_test).items():
             flips = [f"{repeat.variant}: {repeat.flips}" for repeat in floor.repeats]
-            rows.append([dtype, name, floor.cases, floor.flips, f"{floor.difference:.3f}", ", ".join(flips)])
-        print(f"{dtype}: {time.perf_counter() - start:.0f} s")
-    print(tabulate(rows, headers=["dtype", "property", "cases", "most flips", "floor", "by comparison"]))
+            rows.append([name, floor.cases, floor.flips, f"{floor.difference:.3f}", ", ".join(flips)])
+        print(f"\n{dtype}, {time.perf_counter() - start:.0f} s")
+        print(tabulate(rows, headers=["property", "cases", "most flips", "floor", "by comparison"]), flush=True)
 
 
 if __name__ == "__main__":

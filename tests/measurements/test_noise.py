@@ -15,7 +15,7 @@ from editguard.edited import AppliedEdit, EditedModel, WeightDelta
 from editguard.edits import EditCase
 from editguard.errors import ConfigurationError
 from editguard.measurements import ModelUnderTest, NoiseFloor, noise_floor, noise_floors
-from editguard.measurements.noise import VARIANTS, Variant, varied
+from editguard.measurements.noise import VARIANTS, Reordered, Variant, varied
 from editguard.models.weights import LowRank
 
 PROMPTS = ("What is one?", "What is two?", "What is three?", "What is four?")
@@ -148,3 +148,14 @@ def test_a_real_model_is_asked_under_every_condition_and_keeps_its_bytes(dtype: 
     assert all(floor.repeats[0].flips == 0 for floor in floors.values()), "an edit of nothing changes nothing"
     assert model.digest() == before
     assert language_model.batch_size == 32
+
+
+def test_what_is_asked_in_another_order_is_answered_in_the_askers() -> None:
+    edited = Fickle({prompt: prompt.upper() for prompt in PROMPTS})
+    model = Reordered(edited)
+    assert [said.text for said in model.generate(PROMPTS, max_new_tokens=3)] == [prompt.upper() for prompt in PROMPTS]
+    assert sorted(edited.asked[0]) == sorted(PROMPTS)
+    assert edited.asked[0] != PROMPTS
+    pairs = [(prompt, "x" * place) for place, prompt in enumerate(PROMPTS, 1)]
+    assert [len(score.answer_ids) for score in model.score(pairs)] == [1, 2, 3, 4]
+    assert model.next_tokens(PROMPTS, 1) == edited.next_tokens(PROMPTS, 1)
