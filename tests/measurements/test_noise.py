@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from measurements.scripted import Said, Scripted, case, locality, moved, rephrase
+from measurements.scripted import Said, Scripted, case, locality, moved
 from zoo import tiny
 
 from editguard.edited import AppliedEdit, EditedModel, WeightDelta
@@ -137,12 +137,11 @@ def test_a_real_model_is_asked_under_every_condition_and_keeps_its_bytes(dtype: 
     d_model, d_ff = language_model.anatomy.d_model, language_model.anatomy.d_ff
     delta = WeightDelta({down: LowRank(torch.ones(d_model, 1, dtype=dtype), torch.ones(d_ff, 1, dtype=dtype) / 50)})
     unedited = EditedModel.original(language_model)
-    cases: list[EditCase] = [case(moved(), locality("The mayor of Tamrin is"), rephrase("Velloria's capital is"))]
+    cases: list[EditCase] = [case(moved(), locality("The mayor of Tamrin is"))]
     edited = unedited.extended(AppliedEdit("made up", (moved(),), (delta,)))
     model = ModelUnderTest(edited, original=ModelUnderTest(unedited), cases=cases)
     before = model.digest()
-    floors = noise_floors(model)
-    assert set(floors) == {"reliability", "generalization", "locality"}
+    floors = noise_floors(model, ["locality"])
     variants: tuple[Variant, ...] = VARIANTS
     assert all(len(floor.repeats) == len(variants) for floor in floors.values())
     assert all(floor.repeats[0].flips == 0 for floor in floors.values()), "an edit of nothing changes nothing"
