@@ -39,10 +39,11 @@ def test_a_sequence_of_dense_updates_keeps_one_sum_per_checkpoint_and_the_bytes_
     method.held.clear()
 
     progress = SimpleNamespace(phase=lambda *_: nullcontext(lambda *_: None))
-    runtime = Runtime(cast(Any, None), cast(Any, progress), None)
+    configuration = SimpleNamespace(signals=False)
+    runtime = Runtime(cast(Any, configuration), cast(Any, progress), None)
     group = Group(cast(Any, None), cast(Any, method), [rest])
     for checkpoint in (2, 6, 4):  # the last one lies before a checkpoint that is there already
-        cell = cast(Any, SimpleNamespace(method="dense", edits=checkpoint))
+        cell = cast(Any, SimpleNamespace(method="dense", edits=checkpoint, declaration=SimpleNamespace(checkpoints=())))
         runtime._apply_one_by_one(group, cell, requests[:checkpoint])
         state = group.chain[checkpoint]
         assert state is not None
