@@ -400,6 +400,7 @@ def test_damaged_sums_are_left_aside_with_a_warning(tmp_path, damage):
     assert torch.equal(again.matrix, moment(batched()).matrix)
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_lock_and_whole_files(tmp_path):
     program = """
 import os, sys

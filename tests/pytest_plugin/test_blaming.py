@@ -181,6 +181,7 @@ def test_nothing_of_the_search_stays_in_the_model_or_in_the_summary(
     assert "0.00" in table  # the locality of all twelve edits, not of a part
 
 
+@pytest.mark.slow
 def test_two_workers_tell_what_they_found(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOY_TOGETHER", "S3+S9")
     suite.file(SEQUENCE + ANSWER)

@@ -86,6 +86,7 @@ def test_a_run_is_kept_with_all_that_its_tests_measured(suite: Suite, monkeypatc
     assert "*" in (suite.path / ".editguard" / ".gitignore").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_two_workers_keep_the_rows_of_one_process(suite: Suite) -> None:
     pytest.importorskip("xdist")
     suite.file(SUITE)
@@ -251,6 +252,7 @@ def test_the_command_reads_what_runs_have_written(
     monkeypatch.setenv("TOY_LOST", ",".join(f"City{n}" for n in range(8)))
     suite.run(TOY)
     monkeypatch.chdir(suite.path)
+    monkeypatch.setenv("COLUMNS", "200")  # narrower, the columns continue in a second table
     capsys.readouterr()
     assert main(["history", "--check", "test_reliability[toy]"]) == 0
     text = capsys.readouterr().out

@@ -142,6 +142,7 @@ def command(tmp_path, monkeypatch):
     return given
 
 
+@pytest.mark.slow
 def test_the_command_runs_each_pair_and_shows_them_side_by_side(command, tmp_path, capsys):
     pairs = ["gpt2--first", "gpt2--second", "opt--first", "opt--second"]
     assert command("--plan") == 0
