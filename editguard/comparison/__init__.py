@@ -12,6 +12,7 @@ from editguard.comparison.planning import (
     minimum_detectable_effect,
     smallest_detectable_drop,
 )
+from editguard.comparison.policy import Breach, Policy, read_policy
 from editguard.comparison.statistics import benjamini_hochberg, compare_pairs, holm, mcnemar, sign_flip
 from editguard.comparison.store import BaselineStore
 from editguard.comparison.verdict import Flip, Verdict, judge, missing, not_comparable, upgrade
@@ -20,9 +21,11 @@ __all__ = [
     "Acceptance",
     "AcceptedValue",
     "BaselineStore",
+    "Breach",
     "CheckRecord",
     "Environment",
     "Flip",
+    "Policy",
     "Verdict",
     "benjamini_hochberg",
     "cases_needed",
@@ -40,6 +43,7 @@ __all__ = [
     "missing",
     "not_comparable",
     "present_environment",
+    "read_policy",
     "score_interval",
     "sign_flip",
     "smallest_detectable_drop",

@@ -90,6 +90,8 @@ class Baseline:
             must_hold=True if named is None else named,
             details=moved(store.recorded(*place, here), here, accepted.settings, settings),
         )
+        if self._state.policy is not None:
+            verdict = self._state.policy.allowed(verdict)
         measure = self._state.notes.floors.get(measurement.id)
         return verdict if measure is None or verdict.p_value is None else replace(verdict, noise=measure())
 

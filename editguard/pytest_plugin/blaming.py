@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from editguard.errors import EditguardError
-from editguard.pytest_plugin import collection
+from editguard.pytest_plugin import collection, locations
 from editguard.pytest_plugin.declarations import Cell
 from editguard.pytest_plugin.options import CANDIDATE
 from editguard.pytest_plugin.state import Notes, State
@@ -39,12 +39,7 @@ def explain(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestR
     finding = _find(item, cell, str(call.excinfo.value), present, seconds)
     present.blame_spent += time.monotonic() - started
     present.notes.findings.append(finding.to_json())
-    lines = str(finding)
-    shown: Any = report.longrepr
-    if hasattr(shown, "addsection"):
-        shown.addsection(TITLE, lines)
-    else:
-        report.sections.append((TITLE, lines))
+    locations.add_section(report, TITLE, str(finding))
 
 
 def _blamable(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> Cell | None:

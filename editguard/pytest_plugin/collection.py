@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from editguard.pytest_plugin import locations
 from editguard.pytest_plugin.declarations import (
     Cell,
     Declaration,
+    KnownFailure,
     cells,
     known_failures,
     must_hold_ids,
@@ -34,6 +36,8 @@ class Selection:
     """Which methods run; the registry is read when the first edit test is collected."""
 
     configuration: Configuration
+    report_only: tuple[str, ...] = ()
+    """Methods whose tests may fail, by the gate's policy."""
     _known: tuple[str, ...] | None = None
     _declared: dict[int, tuple[pytest.Mark, Declaration]] = field(default_factory=dict)
 
@@ -126,15 +130,17 @@ def parametrise(metafunc: pytest.Metafunc, selection: Selection) -> None:
         return
     with _located(lambda: locations.of_function(definition, root)):
         must_hold_ids(definition.iter_markers("must_hold"))
-        reasons = known_failures(definition.iter_markers("known_failure"))
-        for method in reasons:
+        failures = known_failures(definition.iter_markers("known_failure"))
+        for method in failures:
             if method != CANDIDATE:
                 selection.checked(method)
     values = []
     for cell, marks in parameters:
-        if cell.method in reasons:
-            known = pytest.mark.xfail(reason=reasons[cell.method], strict=True, raises=AssertionError)
-            marks = (*marks, known)
+        known = failures.get(cell.method)
+        if known is not None and known.accepted(date.today()):
+            marks = (*marks, pytest.mark.xfail(reason=known.reason, strict=True, raises=AssertionError))
+        elif cell.method in selection.report_only:
+            marks = (*marks, pytest.mark.xfail(reason="reported only, by the gate's policy", strict=False))
         if cell.method == CANDIDATE and "editor" in wanted:
             marks = (*marks, pytest.mark.skip(reason="applies edits itself, and a candidate is edited already"))
         values.append(pytest.param(*[cell] * len(wanted), marks=marks, id=cell.id))
@@ -211,6 +217,14 @@ def uses(item: pytest.Item, name: str) -> bool:
 def concerns(item: pytest.Item) -> bool:
     """Whether a test has to do with editguard."""
     return cell_of(item) is not None or uses(item, "original") or uses(item, "baseline")
+
+
+def expired_failure(item: pytest.Item) -> KnownFailure | None:
+    """The known failure of a test whose day has passed."""
+    if (cell := cell_of(item)) is None:
+        return None
+    known = known_failures(item.iter_markers("known_failure")).get(cell.method)
+    return None if known is None or known.accepted(date.today()) else known
 
 
 def needs_model(item: pytest.Item) -> bool:

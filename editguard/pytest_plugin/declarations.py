@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cached_property
 from typing import Any
 
@@ -114,23 +115,47 @@ def unedited(declaration: Declaration) -> Cell:
     return Cell(declaration, "original", len(declaration.cases), {}, "")
 
 
-def known_failures(marks: Iterable[pytest.Mark]) -> dict[str, str]:
-    """Reason by method, from `known_failure` marks.
+@dataclass(frozen=True)
+class KnownFailure:
+    """Why a test fails for a method, and up to which day that is accepted; None for no end."""
 
-    Raises: InvalidEdit: a mark names no method or gives no reason.
+    reason: str
+    until: date | None = None
+
+    def accepted(self, today: date) -> bool:
+        """Whether it still counts as known."""
+        return self.until is None or today <= self.until
+
+
+def known_failures(marks: Iterable[pytest.Mark]) -> dict[str, KnownFailure]:
+    """What is known by method, from `known_failure` marks; the innermost mark counts.
+
+    Raises: InvalidEdit: a mark names no method, gives no reason, or its `until` is no day.
     """
-    reasons: dict[str, str] = {}
+    known: dict[str, KnownFailure] = {}
     for mark in marks:
         reason = mark.kwargs.get("reason")
-        if set(mark.kwargs) - {"reason"} or not isinstance(reason, str) or not reason.strip():
+        if set(mark.kwargs) - {"reason", "until"} or not isinstance(reason, str) or not reason.strip():
             raise InvalidEdit(
-                "@pytest.mark.known_failure needs a reason: known_failure('rome', reason='why it fails')."
+                "@pytest.mark.known_failure needs a reason: known_failure('rome', reason='why it fails'); "
+                "until='2027-01-31' gives it an end."
             )
         if not mark.args or not all(isinstance(method, str) for method in mark.args):
             raise InvalidEdit("@pytest.mark.known_failure names the methods that fail, as text.")
         for method in mark.args:
-            reasons.setdefault(method, reason)
-    return reasons
+            known.setdefault(method, KnownFailure(reason, _day(mark.kwargs.get("until"))))
+    return known
+
+
+def _day(value: Any) -> date | None:
+    if value is None:
+        return None
+    try:
+        return date.fromisoformat(value) if isinstance(value, str) else date(value.year, value.month, value.day)
+    except (AttributeError, TypeError, ValueError):
+        raise InvalidEdit(
+            f"the until of @pytest.mark.known_failure is a day such as '2027-01-31', not {value!r}."
+        ) from None
 
 
 def must_hold_ids(marks: Iterable[pytest.Mark]) -> frozenset[str] | None:

@@ -79,3 +79,12 @@ def _mark_lines(path: str) -> dict[tuple[str | None, str], int]:
 
     visit(tree.body, None, "")
     return lines
+
+
+def add_section(report: pytest.TestReport, title: str, text: str) -> None:
+    """Put a text behind a failure, under a title of its own."""
+    shown: Any = report.longrepr
+    if hasattr(shown, "addsection"):
+        shown.addsection(title, text)
+    else:
+        report.sections.append((title, text))

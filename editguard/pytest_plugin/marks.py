@@ -7,6 +7,7 @@ complete and type checkers check.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,7 +26,8 @@ LINES = (
     "run the test at every checkpoint (a number of edits applied, by default all of them).",
     "must_hold(*cases): the named cases (or all of the test) fail a baseline check at their first flip; name a "
     "case by its EditCase, EditRequest, Probe or prompt.",
-    "known_failure(*methods, reason): the test is known to fail for these methods; it turns red when it passes.",
+    "known_failure(*methods, reason, until=None): the test is known to fail for these methods; it turns red when it "
+    "passes, and after the day `until`.",
 )
 
 
@@ -54,6 +56,10 @@ def must_hold(*cases: EditRequest | EditCase | Probe | str) -> pytest.MarkDecora
     return pytest.mark.must_hold(*cases)
 
 
-def known_failure(*methods: str, reason: str) -> pytest.MarkDecorator:
-    """Declare that the test is known to fail for `methods`; it turns red when it starts to pass."""
-    return pytest.mark.known_failure(*methods, reason=reason)
+def known_failure(*methods: str, reason: str, until: str | date | None = None) -> pytest.MarkDecorator:
+    """Declare that the test is known to fail for `methods`; it turns red when it starts to pass.
+
+    Args:
+        until: the last day on which that is accepted, such as "2027-01-31".
+    """
+    return pytest.mark.known_failure(*methods, reason=reason, until=until)

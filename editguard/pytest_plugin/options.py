@@ -20,6 +20,8 @@ from editguard.storage import HISTORY_FILE
 if TYPE_CHECKING:
     import pytest
 
+    from editguard.comparison.policy import Policy
+
 IniType = Literal["string", "bool", "args", "int", "float"]
 CANDIDATE = "candidate"
 """The name in a method's place where a model is asked that was edited elsewhere."""
@@ -114,6 +116,10 @@ def _file(value: Any) -> Path:
     if not path.is_file():
         raise ValueError("is not a file")
     return path
+
+
+def _gate(value: Any) -> Mapping[str, Any] | Path:
+    return value if isinstance(value, Mapping) else _file(value)
 
 
 def _file_or_off(value: Any) -> Path | None:
@@ -228,6 +234,13 @@ OPTIONS: tuple[Option, ...] = (
         "X",
     ),
     Option(
+        "gate",
+        "Policy that the run as a whole is held to: a TOML file, or the table [tool.editguard.gate]",
+        _gate,
+        metavar="FILE",
+        table=True,
+    ),
+    Option(
         "blame",
         "Seconds that a run may spend on finding which edits make its failed tests fail; 0 looks for none",
         _whole(0),
@@ -293,6 +306,7 @@ class Configuration:
     undecided: str
     alpha: float
     minimum_effect: float
+    gate: Mapping[str, Any] | Path | None
     blame: int
     signals: bool
     github: str
@@ -321,6 +335,28 @@ def model_name(configuration: Configuration) -> str:
     """The model's name in baseline files: of a local directory its last part, the same on every machine."""
     path = Path(configuration.model).expanduser()
     return path.resolve().name if path.is_dir() else configuration.model
+
+
+def policy(configuration: Configuration) -> Policy | None:
+    """The policy of the gate, if there is one.
+
+    Raises: ConfigurationError: its file cannot be read, or is no policy.
+    """
+    given = configuration.gate
+    if given is None:
+        return None
+    from editguard.comparison.policy import read_policy
+
+    if isinstance(given, Mapping):
+        return read_policy(given, "[tool.editguard.gate]")
+    import tomllib
+
+    try:
+        return read_policy(tomllib.loads(given.read_text(encoding="utf-8")), str(given))
+    except (OSError, UnicodeDecodeError) as failure:
+        raise ConfigurationError(f"the gate's policy {given} cannot be read: {failure}.") from None
+    except tomllib.TOMLDecodeError as problem:
+        raise ConfigurationError(f"the gate's policy {given} is not valid TOML: {problem}.") from None
 
 
 def register(parser: pytest.Parser) -> None:

@@ -49,10 +49,16 @@ def pytest_configure(config: pytest.Config) -> None:
             selection.methods()
         for name in configuration.settings:
             selection.checked(name)
+        policy = options.policy(configuration)
+        if policy is not None:
+            for name in (*policy.required, *policy.report_only):
+                if name != options.CANDIDATE:
+                    selection.checked(name)
+            selection.report_only = policy.report_only
     except EditguardError as error:
         raise pytest.UsageError(f"editguard: {error}") from None
     worker = _worker_number(config)
-    present = state.State(configuration, selection, Runtime(configuration, Progress(config), worker))
+    present = state.State(configuration, selection, Runtime(configuration, Progress(config), worker), policy)
     present.runtime.on_measurement = lambda measurement: present.notes.note(measurement)
     if configuration.aa:
         present.runtime.on_repeatable = lambda check, measure: present.notes.floors.update({check: measure})
@@ -187,6 +193,9 @@ def pytest_runtest_makereport(
     report = yield
     if collection.concerns(item):
         blaming.explain(item, call, report, state.of(item.config))
+        if report.failed and call.when == "call" and (known := collection.expired_failure(item)) is not None:
+            told = f"this failure was known until {known.until}: {known.reason}"
+            locations.add_section(report, "editguard: an expired known failure", told)
         notes = state.of(item.config).take_notes()
         if notes:
             report.__dict__[state.ATTACHED] = {"suite": suite_name(item), **notes}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
     from editguard.blame import Finding
-    from editguard.comparison import CheckRecord, Environment, Verdict
+    from editguard.comparison import Breach, CheckRecord, Environment, Policy, Verdict
     from editguard.measurements import AnsweringCost, Measurement, PhaseCost
     from editguard.measurements.signals import Series, Signals
     from editguard.report.github import Annotation
@@ -67,6 +67,7 @@ class Reporter:
         self._late: list[Verdict] = []
         self._orphans: list[CheckRecord] = []
         self._notes: list[str] = []
+        self._breaches: list[Breach] = []
         self._failures: list[Annotation] = []
         self._github = github.wanted(present.configuration.github)
 
@@ -144,6 +145,8 @@ class Reporter:
         if self._gathered.checks:
             self._settle(session, finished)
         complete = finished and not self._partial and self._covers()
+        if finished and self._state.policy is not None:
+            self._hold_to(self._state.policy, session, complete)
         try:
             self._run.write(self._gathered.verdicts, exit_status=int(session.exitstatus), complete=complete)
         except EditguardError as error:
@@ -160,6 +163,16 @@ class Reporter:
                 self._notes.append("nothing was pruned: only a complete and undisturbed run can tell orphans.")
         except EditguardError as error:
             self._fail(session, str(error))
+
+    def _hold_to(self, policy: Policy, session: pytest.Session, complete: bool) -> None:
+        """Hold the run to the gate's policy; what is missing is told of complete runs alone."""
+        told = self._gathered
+        if not (told.measurements or told.costs or told.refused):
+            return
+        found = policy.breaches(list(told.measurements.values()), told.verdicts)
+        self._breaches = [breach for breach in found if complete or breach.kind != "missing"]
+        if self._breaches and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = min(breach.status for breach in self._breaches)
 
     def _correct(self, session: pytest.Session) -> None:
         """Holm's further steps over all checks: what they find in addition turns the run red."""
@@ -269,7 +282,7 @@ class Reporter:
             verdicts=told.verdicts,
             findings=told.findings,
             sequences=self._sequences(),
-            notes=[*self._refusals(), *self._notes, *filter(None, [self._state.last_error])],
+            notes=[*self._gate(), *self._refusals(), *self._notes, *filter(None, [self._state.last_error])],
         )
         for line in commands(self._failures):
             terminalreporter.write_line(line)
@@ -283,6 +296,14 @@ class Reporter:
             f"{count} test{'' if count == 1 else 's'} refused by {reason}"
             for reason, count in self._gathered.refused.items()
         ]
+
+    def _gate(self) -> list[str]:
+        """What the gate's policy makes of the run."""
+        if self._state.policy is None or not self._gathered.measurements:
+            return []
+        if not self._breaches:
+            return ["gate: the run fulfils the policy"]
+        return [f"gate: {breach.text}" for breach in self._breaches]
 
     def _lines(self, verbosity: int) -> Iterator[tuple[str, dict[str, bool]]]:
         from_tests = self._gathered
@@ -321,6 +342,8 @@ class Reporter:
                 f"regressed, whose tests had passed: {labels}",
                 red,
             )
+        for line in self._gate():
+            yield line, red if self._breaches else {}
         for line in self._refusals():
             yield line, yellow
         for line in self._written:

@@ -13,6 +13,7 @@ from editguard.pytest_plugin.options import Configuration
 from editguard.pytest_plugin.runtime import Runtime
 
 if TYPE_CHECKING:
+    from editguard.comparison.policy import Policy
     from editguard.measurements import Measurement, NoiseFloor
 
 REFUSED = "refused by "
@@ -43,6 +44,7 @@ class State:
     """The plugin's state in one process.
 
     Attributes:
+        policy: of the gate, that the run as a whole is held to.
         planned_checks: how many tests of the run compare with a baseline, fixed before the first of them runs.
         edit_tests: how many tests of the run have to do with editguard.
         notes: of the test that is running.
@@ -53,6 +55,7 @@ class State:
     configuration: Configuration
     selection: Selection
     runtime: Runtime
+    policy: Policy | None = None
     planned_checks: int = 0
     edit_tests: int = 0
     notes: Notes = field(default_factory=Notes)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from math import inf, isfinite, nan
-from typing import Any, Final, Literal
+from math import inf, isfinite
 
+from editguard.comparison.bounds import Bound, read_bound
 from editguard.errors import ConfigurationError, closest
 from editguard.study.criteria import COSTS, Group, Value
-
-LIMIT: Final = re.compile(r"\s*([^<>=\s]+)\s*(>=|<=|>|<)\s*([^<>=\s]+)\s*")
 
 
 def known_criterion(group: Group, name: str, option: str) -> str:
@@ -68,31 +64,13 @@ def read_weights(text: str, group: Group) -> dict[str, float]:
     return weights
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(Bound):
     """What a method's value must hold."""
-
-    criterion: str
-    relation: Literal[">=", "<=", ">", "<"]
-    bound: float
-
-    def holds(self, value: float) -> bool:
-        """Whether a value is within."""
-        return {
-            ">=": value >= self.bound,
-            "<=": value <= self.bound,
-            ">": value > self.bound,
-            "<": value < self.bound,
-        }[self.relation]
 
     def doubtful(self, value: Value) -> bool:
         """Whether the interval of a value reaches over the bound, so that other cases might decide otherwise."""
         ends = [end for end in (value.low, value.high) if end is not None]
         return any(self.holds(end) != self.holds(value.value) for end in ends)
-
-    def text(self) -> str:
-        """As it was typed."""
-        return f"{self.criterion}{self.relation}{self.bound:g}"
 
 
 def read_limit(text: str, group: Group) -> Limit:
@@ -100,12 +78,7 @@ def read_limit(text: str, group: Group) -> Limit:
 
     Raises: ConfigurationError: the form is another, or the criterion is unknown.
     """
-    parts = LIMIT.fullmatch(text)
-    try:
-        bound = float(parts[3]) if parts else nan
-    except ValueError:
-        bound = nan
-    if parts is None or not isfinite(bound):
+    bound = read_bound(text)
+    if bound is None:
         raise ConfigurationError(f'--require takes a limit such as "locality>=0.9" or "time<2", not {text!r}.')
-    relation: Any = parts[2]
-    return Limit(known_criterion(group, parts[1], "--require"), relation, bound)
+    return Limit(known_criterion(group, bound.criterion, "--require"), bound.relation, bound.bound)
