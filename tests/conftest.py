@@ -6,8 +6,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["pytester"]
+
+settings.register_profile("no deadline", deadline=None)  # the first call of a test may load a library
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -112,6 +112,7 @@ def test_without_a_changed_down_projection_of_a_decoder_there_are_no_pairs(famil
     assert nearest_pairs(model, edited, {1: REQUESTS[0]}, [REQUESTS[0].text]) == ()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_cosines_are_those_of_the_rows(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

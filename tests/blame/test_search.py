@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editguard.blame.search import Search, Subset
@@ -24,6 +24,7 @@ def breaks(sets: list[frozenset[int]], subset: Subset) -> bool:
     return any(each <= set(subset) for each in sets)
 
 
+@settings(deadline=None)
 @given(culprits())
 def test_a_minimal_set_is_found_and_every_part_of_it_holds(drawn: tuple[int, list[frozenset[int]]]) -> None:
     count, sets = drawn
@@ -33,6 +34,7 @@ def test_a_minimal_set_is_found_and_every_part_of_it_holds(drawn: tuple[int, lis
     assert not any(breaks(sets, part) for part in combinations(found.edits, len(found.edits) - 1))
 
 
+@settings(deadline=None)
 @given(culprits())
 def test_the_check_holds_before_the_first_edit_and_fails_with_it(drawn: tuple[int, list[frozenset[int]]]) -> None:
     count, sets = drawn
@@ -40,6 +42,7 @@ def test_the_check_holds_before_the_first_edit_and_fails_with_it(drawn: tuple[in
     assert found.first == min(max(each) for each in sets)
 
 
+@settings(deadline=None)
 @given(count=COUNTS, data=st.data())
 def test_whatever_the_check_says_no_edit_of_the_set_is_superfluous(count: int, data: st.DataObject) -> None:
     """The check need not get worse with more edits; only all of them, and none of them, are as they must be."""
@@ -55,6 +58,7 @@ def test_whatever_the_check_says_no_edit_of_the_set_is_superfluous(count: int, d
         assert not part or not fails(part)
 
 
+@settings(deadline=None)
 @given(drawn=culprits(), tries=st.integers(0, 30))
 def test_when_the_time_is_over_the_set_so_far_still_fails(drawn: tuple[int, list[frozenset[int]]], tries: int) -> None:
     count, sets = drawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from editguard.comparison.verdict import Verdict
@@ -36,6 +36,7 @@ def summary(**parts: object) -> str:
     return job_summary(**{**empty, **parts})  # type: ignore[arg-type]
 
 
+@settings(deadline=None, max_examples=40)
 @given(title=TEXTS, message=TEXTS, file=TEXTS)
 def test_an_annotation_is_one_line_that_reads_back(title: str, message: str, file: str) -> None:
     line = str(failed(title=title, message=message, file=file))
@@ -63,6 +64,7 @@ def test_of_many_annotations_the_most_severe_are_told_and_the_rest_is_counted() 
     assert commands([]) == []
 
 
+@settings(deadline=None, max_examples=40)
 @given(message=st.text(), reason=st.text())
 def test_nothing_that_a_model_says_can_leave_its_place(message: str, reason: str) -> None:
     """Neither tags nor blank lines end the block that holds a text."""
@@ -85,6 +87,7 @@ def test_the_outcome_comes_first() -> None:
     assert red.index("suites/test") < red.index("worse by 0.3")
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.integers(200, 400))
 def test_a_long_summary_is_cut_between_its_parts_and_says_so(count: int) -> None:
     long = [failed(number, "head\n" + "\u00e4" * 4_000) for number in range(count)]
