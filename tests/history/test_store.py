@@ -66,6 +66,7 @@ def test_what_is_added_is_read_back_equal_and_in_order_of_time(tmp_path_factory,
         assert history.runs(last) == history.runs()[-last:]
 
 
+@pytest.mark.slow
 def test_two_processes_that_write_at_once_lose_nothing(history: RunHistory) -> None:
     processes = [start(LOOP, history, 20, 10) for _ in range(2)]
     written = [process.communicate(timeout=120)[0].split() for process in processes]

@@ -47,7 +47,8 @@ class Fickle(Scripted):
         return [replace(said[0], text="otherwise"), *said[1:]] if now.get(self.moved_by) else said
 
 
-THREADS = torch.get_num_threads()
+THREADS = 1
+"""As tests/conftest.py sets it."""
 
 
 def under_test(moved_by: str = "", **more: Any) -> tuple[ModelUnderTest, Fickle]:
@@ -130,7 +131,7 @@ def test_no_comparison_has_no_floor_and_json_keeps_all_of_it() -> None:
     assert NoiseFloor.from_json(floor.to_json()) == floor
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_a_real_model_is_asked_under_every_condition_and_keeps_its_bytes(dtype: torch.dtype) -> None:
     language_model = tiny("gpt2", dtype=dtype)
     down = language_model.anatomy.down_projection(1).name

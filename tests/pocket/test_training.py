@@ -48,7 +48,8 @@ TINY_T5 = replace(
 )
 TINY_OPT = replace(TINY, shape=replace(TINY.shape, family="opt"))
 BOTH = pytest.mark.parametrize(
-    "settings", [pytest.param(TINY, marks=pytest.mark.slow, id="decoder"), pytest.param(TINY_T5, id="t5")]
+    "settings",
+    [pytest.param(TINY, marks=pytest.mark.slow, id="decoder"), pytest.param(TINY_T5, marks=pytest.mark.slow, id="t5")],
 )
 
 Weights = dict[str, torch.Tensor]
