@@ -47,10 +47,7 @@ TINY_T5 = replace(
     TINY, shape=EncoderDecoderShape(encoder_layers=2, decoder_layers=1, d_model=16, heads=2, d_head=8, d_ff=32)
 )
 TINY_OPT = replace(TINY, shape=replace(TINY.shape, family="opt"))
-BOTH = pytest.mark.parametrize(
-    "settings",
-    [pytest.param(TINY, marks=pytest.mark.slow, id="decoder"), pytest.param(TINY_T5, marks=pytest.mark.slow, id="t5")],
-)
+BOTH = pytest.mark.parametrize("settings", [TINY, TINY_T5], ids=["decoder", "t5"])
 
 Weights = dict[str, torch.Tensor]
 
@@ -64,6 +61,7 @@ def same(one: Weights, other: Weights) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 @BOTH
 def test_a_run_that_was_interrupted_ends_with_identical_weights(tmp_path: Path, settings: Settings) -> None:
     straight = weights(tmp_path / "straight", settings)
