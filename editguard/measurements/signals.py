@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from editguard.models.language_model import LanguageModel
 
 CONTINUED_TOKENS: Final = 16
-CONTINUED: Final = 2
+CONTINUED: Final = 1
 """How many of the texts are continued from their beginnings."""
 
 

@@ -457,8 +457,13 @@ class Runtime:
                 step()
 
     def _read_signals(self, group: Group, cell: Cell, chain: EditedModel, edits: int) -> None:
-        """Read the cheap signs of collapse, once for each state of a sequence."""
+        """Read the cheap signs of collapse, once for each state of a sequence.
+
+        A memory that writes prompts leaves the model alone, and makes every question long: there at checkpoints alone.
+        """
         if not self.configuration.signals or edits <= group.signals_read:
+            return
+        if chain.memory() is not None and edits not in cell.declaration.checkpoints:
             return
         from editguard.measurements.signals import read_signals
 
