@@ -112,7 +112,8 @@ def test_a_file_that_was_cut_counts_as_far_as_it_is_whole(share, harm, tmp_path_
         whole = cut.count(b"\n")
         assert len(state.asked) == sum(len(group["questions"]) for group in groups[whole:])
         assert everything_of(KeptAnswers(Counting(), path)) == told
-        assert path.read_bytes().count(b"\n") == len(groups)
+        if whole < len(groups):  # otherwise nothing was written, and what stands behind the last group stays
+            assert path.read_bytes().count(b"\n") == len(groups)
 
 
 def test_a_model_answers_through_its_kept_answers_as_by_itself(tmp_path):
