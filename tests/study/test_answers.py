@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import zoo
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from study.fakes import CASES, TASKS, Scripted
 from study.test_running import everything
@@ -97,6 +97,8 @@ def test_what_was_answered_is_read_and_not_asked_again(kept):
 
 @settings(max_examples=25, deadline=None)
 @given(share=st.floats(0, 1), harm=st.sampled_from(["", "{", "\n", '{"kind": "score"}\n', "[]\n", "\x00"]))
+@example(share=1.0, harm="\n")
+@example(share=1.0, harm='{"kind": "score"}\n')
 def test_a_file_that_was_cut_counts_as_far_as_it_is_whole(share, harm, tmp_path_factory):
     path = tmp_path_factory.mktemp("cut") / "answers.jsonl"
     with pytest.MonkeyPatch.context() as patched:
