@@ -8,10 +8,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from editguard.errors import EditguardError, MethodRefused, ModelChanged
+from editguard.errors import EditguardError, ModelChanged
 from editguard.pytest_plugin import guard
 from editguard.pytest_plugin.declarations import Cell
-from editguard.pytest_plugin.materials import other_tasks, preparation, signal_texts
+from editguard.pytest_plugin.growth import Group, Growth
+from editguard.pytest_plugin.materials import other_tasks, preparation
 from editguard.pytest_plugin.options import Configuration
 from editguard.pytest_plugin.progress import Progress
 
@@ -19,29 +20,13 @@ if TYPE_CHECKING:
     from editguard.blame import Trial
     from editguard.comparison import Environment
     from editguard.edited import EditedModel
-    from editguard.edits import EditCase, EditRequest, Probe
-    from editguard.measurements import AnsweringCost, Measurement, ModelUnderTest, NoiseFloor, PhaseCost, Remembered
+    from editguard.edits import EditCase, Probe
+    from editguard.measurements import AnsweringCost, Measurement, ModelUnderTest, NoiseFloor, PhaseCost
     from editguard.methods.protocol import EditMethod
     from editguard.models.language_model import LanguageModel
     from editguard.pytest_plugin.editor import Editor
     from editguard.pytest_plugin.watched import WatchedModel
     from editguard.release.candidate import Candidate
-
-
-@dataclass
-class Group:
-    """The edits of one group as far as they are applied: `chain[n]` is the model with the first n edits, if it is kept.
-
-    `answers[n]` is what that model was asked; it never changes, so its tests share them.
-    """
-
-    cell: Cell
-    method: EditMethod | Candidate
-    chain: list[EditedModel | None]
-    answers: dict[int, Remembered] = field(default_factory=dict)
-    refused: EditguardError | None = None
-    signals_read: int = -1
-    """After how many edits signals were last read."""
 
 
 @dataclass
@@ -148,7 +133,7 @@ class Runtime:
         if self._group is None or self._group.cell.group != cell.group:
             self.leave_group()
             self._group = self._begin(cell)
-        edited = self._grown(self._group, cell)
+        edited = self._growth().grown(self._group, cell)
         self._time_a_pass(cell, edited)
         edited.activate()
         self._expected, self._before = edited, None
@@ -327,7 +312,8 @@ class Runtime:
 
     def take_signals(self) -> list[dict[str, Any]]:
         """What was read of sequences since the last call, as plain data."""
-        signals, self.signals = self.signals, []
+        signals = list(self.signals)
+        self.signals.clear()
         return signals
 
     def take_answering(self) -> dict[str, dict[str, Any]]:
@@ -418,81 +404,8 @@ class Runtime:
         self._prepared[key] = method
         return method
 
-    def _grown(self, group: Group, cell: Cell) -> EditedModel:
-        """The group's model with the cell's edits, grown from the longest chain there is."""
-        if cell.edits < len(group.chain) and (known := group.chain[cell.edits]) is not None:
-            return known
-        if group.refused is not None:
-            raise group.refused
-        requests = [case.request for case in cell.cases]
-        try:
-            if self.configuration.candidate is not None:
-                self._put_candidate(group, cell, requests)
-            elif cell.declaration.sequence:
-                self._apply_one_by_one(group, cell, requests)
-            else:
-                self._apply_together(group, cell, requests)
-        except MethodRefused as refused:
-            group.refused = refused
-            raise
-        edited = group.chain[cell.edits]
-        assert edited is not None
-        return edited
-
-    def _apply_one_by_one(self, group: Group, cell: Cell, requests: Sequence[EditRequest]) -> None:
-        """Grow the chain from the last checkpoint below; of the states in between those at checkpoints are kept."""
-        from editguard.edited import merged
-
-        start, chain = [(number, state) for number, state in enumerate(group.chain[: cell.edits]) if state][-1]
-        group.chain += [None] * (cell.edits + 1 - len(group.chain))
-        missing, kept = requests[start:], len(chain.edits)
-        self._read_signals(group, cell, chain, start)
-        with self.progress.phase(f"{cell.method}: applying {_count(len(missing), 'edit')}", len(missing)) as step:
-            for number, request in enumerate(missing, start + 1):
-                chain.activate()
-                chain = merged(self._applied(group, cell, chain, [request]), since=kept)
-                self._read_signals(group, cell, chain, number)
-                if number == cell.edits or number in cell.declaration.checkpoints:
-                    group.chain[number], kept = chain, len(chain.edits)
-                step()
-
-    def _read_signals(self, group: Group, cell: Cell, chain: EditedModel, edits: int) -> None:
-        """Read the cheap signs of collapse, once for each state of a sequence.
-
-        A memory that writes prompts leaves the model alone, and makes every question long: there at checkpoints alone.
-        """
-        if not self.configuration.signals or edits <= group.signals_read:
-            return
-        if chain.memory() is not None and edits not in cell.declaration.checkpoints:
-            return
-        from editguard.measurements.signals import read_signals
-
-        requests = [case.request for case in cell.declaration.cases]
-        texts = signal_texts(self.configuration, requests)
-        group.signals_read = edits
-        found = read_signals(chain, edits, texts, seed=self.configuration.seed)
-        self.signals.append({"method": cell.method, "group": cell.group, "signals": found.to_json()})
-
-    def _put_candidate(self, group: Group, cell: Cell, requests: Sequence[EditRequest]) -> None:
-        """The candidate holds all edits; putting it in force is no edit whose time would mean something."""
-        first = group.chain[0]
-        assert first is not None
-        group.chain += [None] * (cell.edits - len(group.chain)) + [group.method.apply(first, requests)]
-
-    def _apply_together(self, group: Group, cell: Cell, requests: Sequence[EditRequest]) -> None:
-        first = group.chain[0]
-        assert first is not None
-        with self.progress.phase(f"{cell.method}: applying {_count(len(requests), 'edit')}"):
-            edited = self._applied(group, cell, first, requests)
-        group.chain += [None] * (cell.edits - len(group.chain)) + [edited]
-
-    def _applied(self, group: Group, cell: Cell, edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
-        from editguard.measurements.efficiency import phase
-
-        with phase(cell.method, "edit", edits=len(requests)) as cost:
-            result = group.method.apply(edited, requests)
-        self.costs.append(cost)
-        return result
+    def _growth(self) -> Growth:
+        return Growth(self.configuration, self.progress, self.costs, self.signals)
 
     def _time_a_pass(self, cell: Cell, edited: EditedModel) -> None:
         """Once for each method, see what a pass takes with edits in force; what cannot be run is not timed."""
@@ -523,7 +436,3 @@ def _mode(cell: Cell) -> str:
     if cell.declaration.sequence:
         return "sequence"
     return "single" if cell.edits == 1 else "batch"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""How the runtime grows a sequence."""
+"""How a sequence grows."""
 
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ import zoo
 from editguard.edited import AppliedEdit, EditedModel, WeightDelta
 from editguard.edits import EditRequest
 from editguard.models.weights import Dense
-from editguard.pytest_plugin.runtime import Group, Runtime
+from editguard.pytest_plugin.growth import Group, Growth
 
 
 class DenseMethod:
@@ -40,11 +40,11 @@ def test_a_sequence_of_dense_updates_keeps_one_sum_per_checkpoint_and_the_bytes_
 
     progress = SimpleNamespace(phase=lambda *_: nullcontext(lambda *_: None))
     configuration = SimpleNamespace(signals=False)
-    runtime = Runtime(cast(Any, configuration), cast(Any, progress), None)
+    growth = Growth(cast(Any, configuration), cast(Any, progress), [], [])
     group = Group(cast(Any, None), cast(Any, method), [rest])
     for checkpoint in (2, 6, 4):  # the last one lies before a checkpoint that is there already
         cell = cast(Any, SimpleNamespace(method="dense", edits=checkpoint, declaration=SimpleNamespace(checkpoints=())))
-        runtime._apply_one_by_one(group, cell, requests[:checkpoint])
+        growth._apply_one_by_one(group, cell, requests[:checkpoint])
         state = group.chain[checkpoint]
         assert state is not None
         assert state.requests == tuple(requests[:checkpoint])
