@@ -57,8 +57,12 @@ class Replay:
         self._together = together
         self.recorded = len(chain.edits) == len(self._requests) and all(map(stands_alone, chain.edits))
 
-    def model(self, subset: Sequence[int]) -> EditedModel:
+    def model(self, subset: Sequence[int], before_each: Callable[[], None] = lambda: None) -> EditedModel:
         """The model with the edits at these places in force, in their order.
+
+        Args:
+            subset: places of edits, ascending.
+            before_each: called before each application, where the method is applied anew; what it raises ends that.
 
         Raises: MethodRefused: the method is applied anew, and refuses.
         """
@@ -66,17 +70,22 @@ class Replay:
             return self._chain
         if self.recorded:
             return EditedModel(self._chain.model, [self._chain.edits[place] for place in subset])
-        return self.anew(subset)
+        return self.anew(subset, before_each)
 
-    def anew(self, subset: Sequence[int]) -> EditedModel:
+    def anew(self, subset: Sequence[int], before_each: Callable[[], None] = lambda: None) -> EditedModel:
         """The same edits, applied as if there had never been others; the physical model is left without any edit.
+
+        Args: as for `model`.
 
         Raises: MethodRefused.
         """
         chosen = [self._requests[place] for place in subset]
-        chain = EditedModel.original(self._chain.model)
-        for part in [chosen] if self._together and chosen else [[request] for request in chosen]:
-            chain.activate()
-            chain = merged(self._apply(chain, part), since=0)
-        EditedModel.original(self._chain.model).activate()
+        rest = chain = EditedModel.original(self._chain.model)
+        try:
+            for part in [chosen] if self._together and chosen else [[request] for request in chosen]:
+                before_each()
+                chain.activate()
+                chain = merged(self._apply(chain, part), since=0)
+        finally:
+            rest.activate()
         return chain

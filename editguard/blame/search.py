@@ -69,10 +69,14 @@ class Search:
         """
         key = tuple(sorted(subset))
         if key not in self._known:
-            if self._end is not None and self._clock() >= self._end:
-                raise OutOfTime
+            self.check_time()
             self._known[key] = self._fails(key)
         return self._known[key]
+
+    def check_time(self) -> None:
+        """Raise OutOfTime when the time is over; for what takes long within `fails`, too."""
+        if self._end is not None and self._clock() >= self._end:
+            raise OutOfTime
 
     def run(self, count: int) -> Suspects:
         """Find a minimal set among `count` edits, with all of which the check fails and without any of which it holds.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from editguard.blame.counterfactual import Counterfactual
 from editguard.blame.finding import Confirmed, Finding, LostProbe, NamedEdit
 from editguard.blame.nearest import nearest_pairs
 from editguard.blame.replay import Replay
-from editguard.blame.search import Search, Subset
+from editguard.blame.search import OutOfTime, Search, Subset
 from editguard.edits import EditCase, Probe
 from editguard.measurements import CaseValue, Measurement, ModelUnderTest
 
@@ -62,6 +63,7 @@ class Trial:
         self._edited, self._original = edited, original
         self._cases = tuple(cases)
         self._tasks = tuple(tasks)
+        self._in_time: Callable[[], None] = lambda: None
 
     def find(self, test: str, *, seconds: float | None = None) -> Finding:
         """Search for the edits to blame.
@@ -93,32 +95,45 @@ class Trial:
         def outcome(subset: Subset, edited: EditedModel) -> Outcome:
             return self._outcome(subset, edited, lambda model: model.remembering(full.model, anew=anew))
 
-        search = Search(lambda subset: outcome(subset, self._replay.model(subset)).fails, seconds=left())
+        failing = everything, full, self._replay.model(everything)
+
+        def fails(subset: Subset) -> bool:
+            nonlocal failing
+            edited = self._replay.model(subset, self._in_time)
+            found = outcome(subset, edited)
+            if found.fails:
+                failing = subset, found, edited
+            return found.fails
+
+        search = Search(fails, seconds=left())
+        self._in_time = search.check_time
         suspects = search.run(len(self._cases))
-        alone = outcome(suspects.edits, self._replay.model(suspects.edits))
-        lost = self._lost(alone, none, suspects.edits)
+        blamed, alone, edited = failing
+        assert blamed == suspects.edits  # whatever fails is a part of what failed before, and becomes the set so far
+        lost = self._lost(alone, none, blamed)
         confirmed: Confirmed = "not tried"
         scratch: int | None = None
         if not self._replay.recorded:
             confirmed, scratch = "same", len(lost)
-        elif (rest := left()) is None or rest > 0:
-            again = outcome(suspects.edits, self._replay.anew(suspects.edits))
-            lost_again = self._lost(again, none, suspects.edits)
-            scratch = len(lost_again)
-            confirmed = "no" if not again.fails else "same" if _named(lost_again) == _named(lost) else "other"
+        else:
+            with suppress(OutOfTime):
+                again = outcome(blamed, self._replay.anew(blamed, self._in_time))
+                lost_again = self._lost(again, none, blamed)
+                scratch = len(lost_again)
+                confirmed = "no" if not again.fails else "same" if _named(lost_again) == _named(lost) else "other"
         return told(
             replace(
                 known,
                 first=None if suspects.first is None else self._named_edit(suspects.first),
-                blamed=tuple(map(self._named_edit, suspects.edits)),
+                blamed=tuple(map(self._named_edit, blamed)),
                 minimal=suspects.minimal,
                 confirmed=confirmed,
                 lost=lost,
                 lost_from_scratch=scratch,
                 near=nearest_pairs(
-                    self._replay.model(()).model,
-                    self._replay.model(suspects.edits),
-                    {place + 1: self._cases[place].request for place in suspects.edits},
+                    edited.model,
+                    edited,
+                    {place + 1: self._cases[place].request for place in blamed},
                     [probe.prompt for probe in lost],
                     own={(probe.number, probe.prompt) for probe in lost if probe.number is not None},
                 ),
@@ -137,7 +152,7 @@ class Trial:
     def _at(self, edits: int, subset: Subset, seen: list[Measurement]) -> Counterfactual:
         """The sequence at an earlier checkpoint, with those of the edits that were made by then."""
         part = tuple(place for place in subset if place < edits)
-        return self._with(part, self._replay.model(part), edits, seen)
+        return self._with(part, self._replay.model(part, self._in_time), edits, seen)
 
     def _with(self, subset: Subset, edited: EditedModel, edits: int, seen: list[Measurement]) -> Counterfactual:
         """A model that is asked all probes of the first `edits` cases."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from editguard.blame import Replay, nearest_pairs
 from editguard.blame.nearest import cosines
+from editguard.blame.search import OutOfTime
 from editguard.edited import AppliedEdit, EditedModel, WeightDelta
 from editguard.edits import EditRequest
 from editguard.models import LanguageModel
@@ -122,3 +123,19 @@ def test_cosines_are_those_of_the_rows(seed: int) -> None:
         for column in range(2):
             expected = torch.nn.functional.cosine_similarity(left[row], right[column], dim=0)
             assert found[row, column].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_applying_anew_can_be_ended_between_two_edits_and_leaves_no_edit_behind() -> None:
+    model = zoo.tiny("gpt2")
+    _, parts = replay(model)
+    calls: list[int] = []
+
+    def late() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise OutOfTime
+
+    with pytest.raises(OutOfTime):
+        parts.anew(range(len(REQUESTS)), late)
+    assert len(calls) == 3
+    assert not model.installed

@@ -6,6 +6,7 @@ import pytest
 from pytest_plugin.inner import Suite
 
 from editguard import cli
+from editguard.blame.search import OutOfTime
 
 SEQUENCE = """
     CASES = [
@@ -100,6 +101,25 @@ def test_a_batch_is_looked_through_by_applying_parts_of_it(suite: Suite, monkeyp
     result = suite.run("--editguard-methods=toy")
     result.stdout.fnmatch_lines([*BLAMED, "*edits applied anew*"])
     assert len(suite.events("apply")) > 5
+
+
+def test_time_is_looked_at_between_two_edits_that_are_applied_anew(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sequence of which only a sum was kept: one part of it could take longer than the whole search may."""
+    monkeypatch.setenv("TOY_TOGETHER", "S3+S9")
+    monkeypatch.setattr("editguard.blame.replay.stands_alone", lambda _: False)
+    ticks = iter(range(10_000))
+    monkeypatch.setattr("editguard.blame.search.Search.check_time", lambda _: _late(next(ticks)))
+    suite.file(SEQUENCE + ANSWER)
+    result = suite.run("--editguard-methods=toy")
+    result.stdout.fnmatch_lines(["*12 of 12 edits are to blame together: with them the check fails", "*time was over*"])
+    assert len(suite.events("apply")) == 12 + 3
+
+
+def _late(tick: int) -> None:
+    if tick > 3:
+        raise OutOfTime
 
 
 @pytest.mark.parametrize("options", [["--editguard-blame=0"], []], ids=["no time", "a single edit"])
