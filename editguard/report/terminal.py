@@ -80,7 +80,8 @@ def drift_rows(sequences: Sequence[Series]) -> Iterator[tuple[list[list[str]], t
     for series in sequences:
         by_length.setdefault(series.points[-1].edits, []).append(series)
     for length, alike in by_length.items():
-        shown = sorted({round(step * length / DRIFT_COLUMNS) for step in range(DRIFT_COLUMNS + 1)})
+        read = sorted(set.intersection(*({point.edits for point in series.points} for series in alike)))
+        shown = sorted({read[round(step * (len(read) - 1) / DRIFT_COLUMNS)] for step in range(DRIFT_COLUMNS + 1)})
         rows = []
         for series in alike:
             for signal in SIGNALS:

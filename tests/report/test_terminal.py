@@ -6,8 +6,10 @@ from comparison.built import accepted, lost, measured
 
 from editguard.comparison import judge, missing
 from editguard.measurements import AnsweringCost, PhaseCost
+from editguard.measurements.signals import Series, Signals
 from editguard.report.terminal import (
     METHODS_ABREAST,
+    drift_table,
     efficiency_table,
     measurement_table,
     open_questions,
@@ -135,3 +137,39 @@ def test_orphans_come_with_the_command_that_removes_them() -> None:
     lines = orphan_lines([accepted(measured([1.0]), label="test_gone")], "pytest --editguard-baseline=prune")
     assert "pytest --editguard-baseline=prune" in lines[0]
     assert lines[1] == "  test_gone: reliability [rome]"
+
+
+def series(method: str, edits: list[int], losses: list[float | None] | None = None) -> Series:
+    values = losses if losses is not None else [1.0 + n / 100 for n in edits]
+    return Series(
+        method,
+        tuple(
+            Signals(edits=n, log_perplexity=loss, entropy=3.0, weights={"w": n / 10})
+            for n, loss in zip(edits, values, strict=True)
+        ),
+    )
+
+
+def test_drift_is_shown_where_every_method_was_read() -> None:
+    """A method that was read at checkpoints alone has a value in each column."""
+    sparse = [0, 1, 10, 30, 60]
+    lines = drift_table([series("rome", list(range(61))), series("ike", sparse)])
+    assert lines[1].split()[:6] == ["method", "after", "edit", "(of", "60)", "0"]
+    assert [int(word) for word in lines[1].split()[5:-2]] == sparse
+    assert "1.600" in lines[3]
+    assert not any(" - " in line for line in lines[3:])
+    alone = drift_table([series("rome", list(range(61)))])
+    assert [int(word) for word in alone[1].split()[5:-2]] == [0, 12, 24, 36, 48, 60]
+
+
+def test_sequences_of_two_lengths_have_two_tables_and_no_number_is_a_dash() -> None:
+    lines = drift_table([series("rome", [0, 1, 2], [1.0, None, 2.0]), series("rome", [0, 1])])
+    assert sum("after edit (of" in line for line in lines) == 2
+    assert lines[3].split()[-3:] == ["1.000", "-", "2.000"]
+    assert drift_table([]) == []
+
+
+def test_a_signal_that_gets_worse_says_from_which_edit_on() -> None:
+    lines = drift_table([series("rome", list(range(40)), [1.0 + max(0, n - 12) for n in range(40)])])
+    assert lines[3].endswith("from edit 13")
+    assert not lines[4].endswith("from edit 13")
