@@ -103,7 +103,8 @@ class Finding:
             lines.append("  the time was over before it was known whether all of them are needed")
         lines.append(f"  {self._confirmation}")
         if self.lost:
-            lines.append(f"  with them {len(self.lost)} probe{'' if len(self.lost) == 1 else 's'} fail:")
+            count = "1 probe fails" if len(self.lost) == 1 else f"{len(self.lost)} probes fail"
+            lines.append(f"  with them {count}:")
             lines += [f"    {probe}" for probe in self.lost[:SHOWN]] + [f"  {line}" for line in _more(self.lost)]
         if self.near:
             lines.append("  keys of lost probes that are nearest to those of the edits (cosine):")

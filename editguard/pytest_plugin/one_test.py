@@ -17,7 +17,8 @@ def findings_of(test: str, arguments: Sequence[str]) -> list[dict[str, Any]]:
     Raises: ConfigurationError: pytest could not run it.
     """
     listener = _Listener()
-    status = pytest.main([test, "--runxfail", "-p", "no:cacheprovider", *arguments], plugins=[listener])
+    ours = ["--runxfail", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    status = pytest.main([test, *ours, *arguments], plugins=[listener])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise ConfigurationError(f"pytest could not run {test}: exit status {int(status)}; see above.")
     return listener.findings

@@ -43,6 +43,11 @@ def test_the_first_line_says_it_all() -> None:
     assert Finding(test="t", method="m", edits=2, reason="it holds").lines == ["no edit is named: it holds"]
 
 
+def test_one_probe_fails_and_two_fail() -> None:
+    assert "  with them 1 probe fails:" in FOUND.lines
+    assert "  with them 2 probes fail:" in replace(FOUND, lost=(PROBE, PROBE)).lines
+
+
 def test_the_edit_at_which_it_begins_to_fail_is_named_where_it_is_none_of_the_blamed() -> None:
     assert not any("begins to fail" in line for line in FOUND.lines)
     assert any("begins to fail with edit 3" in line for line in replace(FOUND, first=EDITS[2]).lines)
