@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
     from editguard.models.generation import StopRule
@@ -62,6 +62,48 @@ class Answering(Protocol):
 
     def next_tokens(self, prompts: Sequence[str], k: int = ...) -> Sequence[Sequence[tuple[str, float]]]:
         """The k most likely next tokens of each prompt, with their probabilities."""
+
+
+class Ledger(Protocol):
+    """What knows the bytes of a model's weights."""
+
+    def digest(self) -> str:
+        """SHA-256 over all parameters and buffers as they are now."""
+
+
+class Physical(Protocol):
+    """The physical model: a name, and weights."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+    @property
+    def weights(self) -> Ledger:
+        """The ledger of its weights."""
+
+
+class Switchable(Answering, Protocol):
+    """A model that answers, and can be brought into force."""
+
+    @property
+    def model(self) -> Physical:
+        """The physical model."""
+
+    def anew(self) -> Self:
+        """The same model, which has not looked up any prompt yet."""
+
+    def activate(self) -> None:
+        """Bring the physical model to this one's edits."""
+
+    def consult(self, prompts: Sequence[str]) -> object:
+        """Find what is read in place of each prompt."""
+
+    def count_tokens(self, prompts: Sequence[str]) -> int:
+        """How many tokens the prompts have together, as they are asked."""
+
+    def stored_bytes(self) -> int | None:
+        """Bytes of the numbers that the edits left behind; None where one of them does not tell."""
 
 
 class Read(Protocol):

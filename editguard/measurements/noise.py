@@ -19,8 +19,8 @@ from editguard.errors import ConfigurationError
 from editguard.measurements.record import Measurement
 
 if TYPE_CHECKING:
-    from editguard.measurements.answering import Answering, Generated, Scored
-    from editguard.measurements.under_test import ModelUnderTest, Switchable
+    from editguard.measurements.answering import Answering, Generated, Scored, Switchable
+    from editguard.measurements.under_test import ModelUnderTest
 
 Variant = Literal["no-op edit", "batch size", "order", "threads"]
 VARIANTS: Final[tuple[Variant, ...]] = get_args(Variant)

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, Self
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self
 
 from editguard.edits import SLOT, EditCase, EditRequest, Probe, Property, superseded
 from editguard.errors import ConfigurationError
-from editguard.measurements.answering import ANSWER_TOKENS, Answering, Read, Remembered, Scored
+from editguard.measurements.answering import ANSWER_TOKENS, Answering, Read, Remembered, Scored, Switchable
 from editguard.measurements.decoding import decode
 from editguard.measurements.divergence import Over, divergence
 from editguard.measurements.drawdown import drawdown
@@ -34,48 +34,6 @@ _Arguments = ParamSpec("_Arguments")
 SHOWN_TOKENS = 5
 SHOWN_EDITS = 3
 SHOWN_CHARACTERS = 240
-
-
-class Ledger(Protocol):
-    """What knows the bytes of a model's weights."""
-
-    def digest(self) -> str:
-        """SHA-256 over all parameters and buffers as they are now."""
-
-
-class Physical(Protocol):
-    """The physical model: a name, and weights."""
-
-    @property
-    def name(self) -> str:
-        """The name."""
-
-    @property
-    def weights(self) -> Ledger:
-        """The ledger of its weights."""
-
-
-class Switchable(Answering, Protocol):
-    """A model that answers, and can be brought into force."""
-
-    @property
-    def model(self) -> Physical:
-        """The physical model."""
-
-    def anew(self) -> Self:
-        """The same model, which has not looked up any prompt yet."""
-
-    def activate(self) -> None:
-        """Bring the physical model to this one's edits."""
-
-    def consult(self, prompts: Sequence[str]) -> object:
-        """Find what is read in place of each prompt."""
-
-    def count_tokens(self, prompts: Sequence[str]) -> int:
-        """How many tokens the prompts have together, as they are asked."""
-
-    def stored_bytes(self) -> int | None:
-        """Bytes of the numbers that the edits left behind; None where one of them does not tell."""
 
 
 class Answer(str):

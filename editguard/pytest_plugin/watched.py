@@ -7,7 +7,7 @@ from typing import Self
 
 from editguard.edits import Probe, Property
 from editguard.measurements import Answering, Measurement, ModelUnderTest, NoiseFloor, Remembered, noise_floor
-from editguard.measurements.under_test import Switchable
+from editguard.measurements.answering import Switchable
 
 
 class WatchedModel(ModelUnderTest):
