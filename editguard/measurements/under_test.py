@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self
 
 from editguard.edits import SLOT, EditCase, EditRequest, Probe, Property, superseded
 from editguard.errors import ConfigurationError
-from editguard.measurements.answering import ANSWER_TOKENS, Answering, Read, Remembered, Scored, Switchable
+from editguard.measurements.answering import ANSWER_TOKENS, Answering, Physical, Read, Remembered, Scored, Switchable
 from editguard.measurements.decoding import decode
 from editguard.measurements.divergence import Over, divergence
 from editguard.measurements.drawdown import drawdown

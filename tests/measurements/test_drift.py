@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -40,6 +42,13 @@ def test_a_curve_holds_every_probe_once_per_checkpoint() -> None:
     assert len({value.probe for value in found.values}) == 7
     assert found.values[0].prompt == "after 2 edits: prompt 0"
     assert found.id != measured(5, 4).id
+
+
+def test_a_probe_that_was_left_out_at_two_checkpoints_was_left_out_twice() -> None:
+    parts = [replace(measured(count, count), excluded_probes=("x",)) for count in (2, 5)]
+    found = curve(parts)
+    assert found.excluded == len(set(found.excluded_probes)) == 2
+    assert found.id != curve([replace(parts[0], excluded_probes=()), parts[1]]).id
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,20 @@ def test_a_curve_is_looked_through_at_all_of_its_checkpoints(suite: Suite, monke
     result.stdout.fnmatch_lines(["*2 of 12 edits are to blame together*", "*edit 4, *S3*", "*edit 6, *S5*"])
 
 
+def test_at_an_earlier_checkpoint_later_edits_are_not_there(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pair is whole at the last checkpoint alone: what it loses is lost there, and not at the two before."""
+    monkeypatch.setenv("TOY_TOGETHER", "S3+S9")
+    suite.file(
+        SEQUENCE.replace("checkpoints=(12,)", "checkpoints=(2, 8, 12)")
+        + """
+    def test_curve(edited):
+        assert edited.curve("locality").mean >= 0.5
+"""
+    )
+    result = suite.run("--editguard-methods=toy", "-k", "toy-12")
+    result.stdout.fnmatch_lines([*BLAMED, "*with them 12 probes fail:*"])
+
+
 def test_edits_that_do_not_keep_are_to_blame_for_their_own_probes_alone(
     suite: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
+import torch
+import zoo
 from pytest_plugin.inner import Suite
 
+from editguard.edited import AppliedEdit, EditedModel, WeightDelta
 from editguard.edits import EditCase, EditRequest, Probe
-from editguard.pytest_plugin.exploring import as_test, source_of
+from editguard.models.weights import Total
+from editguard.pytest_plugin.edit_steps import EditSteps
+from editguard.pytest_plugin.exploring import as_test, explore, source_of
 
 MACHINE = """
     CASES = [
@@ -104,3 +113,53 @@ def test_an_invariant_without_a_source_is_named_in_the_test() -> None:
     source = as_test([case], [("add", (0,)), ("withdraw", (1,))], len)  # type: ignore[arg-type]
     compile(source.partition("\n")[2], "pasted", "exec")
     assert "steps.withdraw(1)\n    invariant(steps.edited)" in source
+
+
+def test_a_step_that_builds_on_the_one_taken_out_is_applied_anew() -> None:
+    """What is left behind is a sum of all before it, as a memory of edits is."""
+    model = zoo.tiny("gpt2")
+    matrix = model.anatomy.down_projection(1)
+
+    def apply(edited: EditedModel, requests: Sequence[EditRequest]) -> EditedModel:
+        total = Total(torch.full(matrix.shape, 0.5 * (len(edited.edits) + 1)))
+        return edited.extended(AppliedEdit("sums", tuple(requests), (WeightDelta({matrix.name: total}),)))
+
+    def steps(*subjects: str) -> EditSteps:
+        made = EditSteps(EditedModel.original(model), apply, lambda edited, _: cast(Any, edited))
+        for subject in subjects:
+            made.add(EditRequest(prompt="The {} is", subject=subject, target="z"))
+        return made
+
+    def digest(made: EditSteps) -> str:
+        cast(Any, made.edited).activate()
+        return model.weights.digest()
+
+    both = steps("x", "y")
+    both.withdraw(1)
+    assert digest(both) == digest(steps("y")) != digest(steps("x", "y"))
+
+
+def test_a_model_that_keeps_something_of_withdrawn_edits_breaks_the_machine() -> None:
+    class Leaking:
+        """Steps whose model is never again what it was."""
+
+        def __init__(self, done: int = 0, in_force: int = 0) -> None:
+            self.done, self.in_force = done, (0,) * in_force
+
+        @property
+        def edited(self) -> Any:
+            return SimpleNamespace(digest=lambda: str(self.done))
+
+        def copy(self) -> Leaking:
+            return Leaking(self.done, len(self.in_force))
+
+        def add(self, *_: object) -> None:
+            self.done, self.in_force = self.done + 1, (*self.in_force, 0)
+
+        def withdraw(self, _: int) -> None:
+            self.in_force = self.in_force[1:]
+
+    case = EditCase(request=EditRequest(prompt="The {} is", subject="x", target="z"))
+    with pytest.raises(AssertionError, match="every edit was withdrawn, and the model is another") as found:
+        explore(lambda: cast(Any, Leaking()), [case], lambda _: None, steps=4, examples=50, together=1)
+    assert "steps.withdraw(1)" in "".join(found.value.__notes__)

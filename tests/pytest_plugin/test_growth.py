@@ -4,11 +4,13 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 import torch
 import zoo
 
 from editguard.edited import AppliedEdit, EditedModel, WeightDelta
 from editguard.edits import EditRequest
+from editguard.errors import EditguardError
 from editguard.models.weights import Dense
 from editguard.pytest_plugin.growth import Group, Growth
 
@@ -52,3 +54,28 @@ def test_a_sequence_of_dense_updates_keeps_one_sum_per_checkpoint_and_the_bytes_
             assert model.weights.digest() == alone[checkpoint]
     assert method.held == [0, 1, 1, 2, 2, 2, 1, 2]
     assert [number for number, state in enumerate(group.chain) if state is not None] == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("memory", [None, object()], ids=["weights", "a memory of prompts"])
+def test_signals_are_read_once_for_each_state_and_of_a_memory_at_checkpoints(
+    memory: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def reading(chain: object, edits: int, texts: object, *, seed: int) -> Any:
+        read.append(edits)
+        if edits == 4:
+            raise EditguardError("a prompt is too long")
+        return SimpleNamespace(to_json=lambda: {"edits": edits})
+
+    monkeypatch.setattr("editguard.measurements.signals.read_signals", reading)
+    monkeypatch.setattr("editguard.pytest_plugin.growth.signal_texts", lambda *_: ["a text"])
+    signals: list[dict[str, Any]] = []
+    growth = Growth(cast(Any, SimpleNamespace(signals=True, seed=0)), cast(Any, None), [], signals)
+    group = Group(cast(Any, None), cast(Any, None), [])
+    declaration = SimpleNamespace(checkpoints=(2, 4, 5), cases=())
+    cell = cast(Any, SimpleNamespace(method="toy", group="g", declaration=declaration))
+    for edits in (0, 1, 2, 2, 3, 4, 5):
+        growth._read_signals(group, cell, cast(Any, SimpleNamespace(memory=lambda: memory)), edits)
+    assert read == ([0, 1, 2, 3, 4, 5] if memory is None else [2, 4, 5])
+    assert [each["signals"]["edits"] for each in signals] == [edits for edits in read if edits != 4]

@@ -389,3 +389,18 @@ def test_junit_reports_have_measurements_verdicts_and_blame_as_properties(suite:
     assert "no baseline yet" in (of("test_answer[forgetful-1]")["editguard.verdict"] or "")
     suite.run("--editguard-methods=forgetful", "--junitxml=report.xml", "--editguard-junit-properties=off")
     assert not list(ElementTree.parse(suite.path / "report.xml").iter("property"))
+
+
+@pytest.mark.parametrize("when", ["call", "setup"])
+def test_a_failure_without_a_place_of_its_own_is_told_at_the_test(tmp_path: Path, when: str) -> None:
+    from types import SimpleNamespace
+    from typing import Any, cast
+
+    from editguard.pytest_plugin.github import annotation
+
+    report = SimpleNamespace(
+        longrepr="test_x.py: InvalidEdit: no", location=("suites/test_x.py", 6, "test_y"), when=when, nodeid="a::test_y"
+    )
+    found = annotation(cast(Any, report), tmp_path)
+    assert (found.file, found.line) == ("suites/test_x.py", 7)
+    assert found.title == ("test_y" if when == "call" else "test_y (setup)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from editguard.comparison.verdict import Verdict
@@ -38,6 +38,7 @@ def summary(**parts: object) -> str:
 
 @settings(deadline=None, max_examples=40)
 @given(title=TEXTS, message=TEXTS, file=TEXTS)
+@example(title="50%0Aoff", message="%2C%25\n", file="a%3Ab:c,d")
 def test_an_annotation_is_one_line_that_reads_back(title: str, message: str, file: str) -> None:
     line = str(failed(title=title, message=message, file=file))
     assert "\n" not in line
@@ -66,6 +67,7 @@ def test_of_many_annotations_the_most_severe_are_told_and_the_rest_is_counted() 
 
 @settings(deadline=None, max_examples=40)
 @given(message=st.text(), reason=st.text())
+@example(message="a\n\n<b>", reason="</pre>\n\n")
 def test_nothing_that_a_model_says_can_leave_its_place(message: str, reason: str) -> None:
     """Neither tags nor blank lines end the block that holds a text."""
     text = summary(failed=[failed(message=f"first\n{message}")], verdicts=[verdict("regressed", reason=reason)])
