@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from math import fsum
 from types import MappingProxyType
 from typing import Any, Final, Self
 
@@ -146,7 +147,7 @@ class CheckRecord:
     def mean(self) -> float:
         """Mean of the valid values; NaN without any."""
         numbers = self._numbers
-        return sum(numbers) / len(numbers) if numbers else float("nan")
+        return fsum(numbers) / len(numbers) if numbers else float("nan")
 
     @property
     def interval(self) -> Interval:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from math import cbrt, sqrt
+from math import cbrt, fsum, sqrt
 
 from editguard.measurements.intervals import Interval, normal_quantile
 
@@ -85,16 +85,15 @@ class Grouped:
     @classmethod
     def of(cls, drops: Sequence[float], clusters: Sequence[Hashable]) -> Grouped:
         """Gather drops; clusters: for each case the edit that it belongs to."""
-        sums: defaultdict[Hashable, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        members: defaultdict[Hashable, list[float]] = defaultdict(list)
         for drop, cluster in zip(drops, clusters, strict=True):
-            sums[cluster][0] += drop
-            sums[cluster][1] += 1.0
-        cases, groups = len(drops), len(sums)
-        mean = sum(drops) / cases
-        excess = tuple(total - size * mean for total, size in sums.values())
-        between = sum(each * each for each in excess) * groups / max(1, groups - 1) / cases**2
-        within = sum((drop - mean) ** 2 for drop in drops) / cases / max(1, cases - 1)
-        square_size = sum(size * size for _, size in sums.values()) / groups
+            members[cluster].append(drop)
+        cases, groups = len(drops), len(members)
+        mean = fsum(drops) / cases
+        excess = tuple(fsum(own) - len(own) * mean for own in members.values())
+        between = fsum(each * each for each in excess) * groups / max(1, groups - 1) / cases**2
+        within = fsum((drop - mean) ** 2 for drop in drops) / cases / max(1, cases - 1)
+        square_size = sum(len(own) ** 2 for own in members.values()) / groups
         return cls(cases, groups, mean, excess, between, within, square_size)
 
     def design_effect(self, *, flips: bool) -> float:
@@ -166,10 +165,10 @@ def _reach(skewness: float, quantile: float) -> float:
 def _skewness(values: Sequence[float]) -> float:
     """Of values whose mean is about 0, corrected for their number; 0 where it is not known."""
     number = len(values)
-    second = sum(value * value for value in values) / number
+    second = fsum(value * value for value in values) / number
     if number < 3 or second <= 0:
         return 0.0
-    third = sum((value / sqrt(second)) ** 3 for value in values) / number
+    third = fsum((value / sqrt(second)) ** 3 for value in values) / number
     return third * sqrt(number * (number - 1)) / (number - 2)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Final, Literal
 
 from editguard.comparison.limits import Grouped, flip_limits, graded_limits, score_interval
@@ -57,8 +58,8 @@ def sign_flip(drops: Sequence[float], *, draws: int = DRAWS, seed: int = SEED) -
     """
     import numpy as np
 
-    sizes = np.abs(np.array([drop for drop in drops if abs(drop) > _TOLERANCE], dtype=float))
-    observed = float(sum(drops))
+    sizes = np.sort(np.abs(np.array([drop for drop in drops if abs(drop) > _TOLERANCE], dtype=float)))
+    observed = fsum(drops)
     if sizes.size == 0:
         return 1.0
     if np.array_equal(sizes, np.round(sizes)):
@@ -169,10 +170,11 @@ def compare_pairs(
     if binary and apart:
         p_value, test = mcnemar(losses, gains), "exact McNemar"
     else:
-        sums: defaultdict[Hashable, float] = defaultdict(float)
+        members: defaultdict[Hashable, list[float]] = defaultdict(list)
         for unit, drop in zip(units, drops, strict=True):
-            sums[unit] += drop
-        p_value, test = sign_flip(list(sums.values()), seed=seed), "sign flip" if apart else "sign flip over edits"
+            members[unit].append(drop)
+        p_value = sign_flip([fsum(own) for own in members.values()], seed=seed)
+        test = "sign flip" if apart else "sign flip over edits"
     if not binary:
         interval = graded_limits(grouped, level=level)
     elif apart:
@@ -188,7 +190,7 @@ def compare_pairs(
         p_value=p_value,
         interval=interval,
         test=test,
-        square=sum(drop * drop for drop in drops) / len(drops),
+        square=fsum(drop * drop for drop in drops) / len(drops),
         effective=len(drops) if apart else len(drops) / grouped.design_effect(flips=binary),
         graded=not binary,
     )

@@ -31,19 +31,22 @@ def runs(draw: st.DrawFn, values: st.SearchStrategy[float] = binary, most: int =
 
 
 def same(one: Verdict, other: Verdict) -> None:
-    """Both say the same in numbers; the last digits of sums in another order aside."""
-    assert (one.kind, one.cases, one.flips_needed, one.cases_needed, one.edits_needed) == (
-        other.kind,
-        other.cases,
-        other.flips_needed,
-        other.cases_needed,
-        other.edits_needed,
-    )
-    for name in ("drop", "p_value", "limit", "detectable"):
-        assert getattr(one, name) == pytest.approx(getattr(other, name), abs=1e-9), name
+    """Both say the same, to the last digit: a number that is rounded up may hang on it."""
+    for name in (
+        "kind",
+        "cases",
+        "flips_needed",
+        "cases_needed",
+        "edits_needed",
+        "drop",
+        "p_value",
+        "limit",
+        "detectable",
+    ):
+        assert getattr(one, name) == getattr(other, name), name
 
 
-@given(runs(), st.randoms(use_true_random=False))
+@given(runs(st.one_of(binary, graded), most=12), st.randoms(use_true_random=False))
 def test_the_order_of_the_cases_is_nothing_to_the_verdict(
     pair: tuple[Measurement, Measurement], chance: random.Random
 ) -> None:
