@@ -242,10 +242,16 @@ class Runtime:
         if self._group is None or self._model is None:
             self._group = None
             return
-        self._group, self._expected, self._before = None, None, None
+        left, self._group, self._expected, self._before = self._group.cell, None, None, None
         try:
             self._at_rest().activate()
             self._model.weights.verify()
+        except ModelChanged as error:
+            self.discard()
+            raise ModelChanged(
+                f"the edits of {left.method} are taken off, and {error} It was the method itself, or a test of its "
+                "edits; the next group of tests gets a model that is loaded anew."
+            ) from None
         except EditguardError:
             self.discard()
             raise

@@ -24,7 +24,9 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         "TOY_ANSWER",
         "TOY_LOST",
         "TOY_FINGERPRINT",
+        "TOY_LEAK",
         "TOY_TOGETHER",
+        "TOY_WORN",
         "PYTEST_XDIST_WORKER",
     ):
         monkeypatch.delenv(name, raising=False)

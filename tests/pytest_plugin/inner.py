@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -73,3 +75,34 @@ class Suite:
     def forget_events(self) -> None:
         """Empty the log."""
         self._log.unlink(missing_ok=True)
+
+
+class Shown:
+    """What a run shows, by the place where somebody looks."""
+
+    def __init__(self, run: Callable[..., pytest.RunResult], folder: Path) -> None:
+        """Run with a report of each kind, written into a folder."""
+        summary, junit = folder / "summary.md", folder / "junit.xml"
+        summary.unlink(missing_ok=True)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+            files = [f"--junitxml={junit}", "--editguard-github=on"]
+            self.result = run("--tb=short", *files)
+        self.terminal = self.result.stdout.str()
+        self.summary = summary.read_text(encoding="utf-8").replace("\\", "")  # Markdown's escapes
+        self.cases = {case.get("name") or "": case for case in ElementTree.parse(junit).iter("testcase")}
+
+    @property
+    def failed(self) -> set[str]:
+        """Names of the tests that JUnit has as failures or errors."""
+        return {name for name, case in self.cases.items() if {child.tag for child in case} & {"failure", "error"}}
+
+    def junit(self, name: str) -> str:
+        """All that JUnit says of a test."""
+        return ElementTree.tostring(self.cases[name], encoding="unicode")
+
+    def everywhere(self, test: str, *texts: str) -> None:
+        """Assert that each of the texts is told of the test wherever somebody may look."""
+        for place, told in {"terminal": self.terminal, "summary": self.summary, "junit": self.junit(test)}.items():
+            for text in (test.partition("[")[0], *texts):
+                assert text in told, f"{text!r} is not in the {place}:\n{told}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_plugin.inner import plugin_arguments
+from pytest_plugin.inner import Shown, plugin_arguments
 from release.scripted import CASES, REQUESTS, Scripted, base, released, saved
 
 from editguard.cli import main
@@ -200,15 +200,14 @@ def test_a_candidate_passes_what_its_method_passes_and_a_lost_fact_fails_its_own
     lost = EditedModel(model, [type(edit)("rome", edit.requests, tuple(kept))])
     planted = Release(edited=lost, method=Scripted(), cases=cases, mode="sequence", form="model")
     write_release(tmp_path / "lost", planted)
-    result = run(pytester, cache, f"--editguard-candidate={tmp_path / 'lost'}")
-    result.assert_outcomes(passed=4, failed=2)
-    subject = cases[1].request.subject.replace(" ", "-")
-    result.stdout.fnmatch_lines(
-        [
-            f"FAILED test_facts.py::test_prompt?candidate-{subject}?*",
-            f"FAILED test_facts.py::test_rephrase?candidate-{subject}?*",
-        ]
-    )
+    shown = Shown(lambda *more: run(pytester, cache, f"--editguard-candidate={tmp_path / 'lost'}", *more), tmp_path)
+    shown.result.assert_outcomes(passed=4, failed=2)
+    subject = cases[1].request.subject
+    assert shown.failed == {
+        f"{test}[candidate-{subject.replace(' ', '-')}]" for test in ("test_prompt", "test_rephrase")
+    }
+    for test in shown.failed:
+        shown.everywhere(test, subject.replace(" ", "-"), repr(cases[1].request.target))
 
 
 def base_of_pocket() -> Any:

@@ -63,6 +63,8 @@ class ToyModel:
     def answer(self, prompt: str) -> str:
         if prompt.startswith("fragile") and self.together():
             return "broken"
+        if prompt.startswith("worn ") and self.worn(int(prompt[5:].rstrip("?"))):
+            return "broken"
         for change in reversed(self.installed):
             if prompt in change.answers:
                 return str(change.answers[prompt])
@@ -73,6 +75,12 @@ class ToyModel:
         wanted = [subject for subject in os.environ.get("TOY_TOGETHER", "").split("+") if subject]
         present = " ".join(text for change in self.installed for text in change.answers)
         return bool(wanted) and all(f" {subject} " in present for subject in wanted)
+
+    def worn(self, place: int) -> bool:
+        """Whether a place suffers at the present number of edits: two others at each number of TOY_WORN."""
+        steps = [int(step) for step in os.environ.get("TOY_WORN", "").split(",") if step]
+        present = len(self.installed)
+        return present in steps and place // 2 == steps.index(present)
 
     def generate(self, prompts: Sequence[str], *, max_new_tokens: int = 24) -> list[Any]:
         return [Generation(self.answer(prompt), (), stopped=True, prompt=prompt) for prompt in prompts]
@@ -112,6 +120,8 @@ class Toy:
         answers = {request.text: request.target for request in requests if request.subject not in lost}
         if self.forgets:
             answers |= {request.text: "forgotten" for request in edited.requests}
+        if leaking := os.environ.get("TOY_LEAK"):
+            edited.model.module.get_parameter(leaking).data[63, 1] += 1
         left = torch.full((4, 1), float(len(edited.requests) + 1))
         change = TaughtAnswers({"0.weight": LowRank(left, torch.ones(6, 1))}, answers=answers)
         return edited.extended(AppliedEdit(self.name, tuple(requests), (change,)))
