@@ -28,7 +28,7 @@ test: $(STAMP)
 	$(PYTEST) tests/ -m "not slow and not gpu" $(SPREAD) $(ARGS)
 
 test-all: $(STAMP)
-	$(PYTEST) tests/ $(SPREAD) $(ARGS)
+	$(PYTEST) tests/ --hypothesis-profile=thorough $(SPREAD) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

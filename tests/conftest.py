@@ -10,8 +10,10 @@ from hypothesis import settings
 
 pytest_plugins = ["pytester"]
 
-settings.register_profile("no deadline", deadline=None)  # the first call of a test may load a library
-settings.load_profile("no deadline")
+# No deadline: the first call of a test may load a library.
+settings.register_profile("fast", deadline=None, max_examples=40)
+settings.register_profile("thorough", deadline=None)
+settings.load_profile("fast")
 
 
 @pytest.fixture(autouse=True, scope="session")
