@@ -47,8 +47,9 @@ class Counterfactual(ModelUnderTest):
         """All prompts that it has an answer or a score to."""
         return self._answers.prompts()
 
-    def after(self, fate: str) -> Self:
+    def after(self, fate: str, **options: object) -> Self:
         """Raise ConfigurationError: a part of the edits is not asked after what happens to the weights."""
+        del options
         raise ConfigurationError(f"which edits are to blame is not searched for after {fate}.")
 
     def explain(self, prompt: str) -> list[str]:

@@ -11,14 +11,19 @@ table, `[tool.editguard.gate]` or a file of its own:
 
     [budget]                                # share of the edits of a sequence that may be lost at its end
     reliability = 0.1
+
+    [survival]                              # asked after each fate, and the share of probes that may be lost by it
+    fates = ["int8", "fine-tuning"]
+    reliability = 0.05
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from math import floor
+from math import floor, fsum
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -27,7 +32,7 @@ from editguard.comparison.verdict import Verdict
 from editguard.errors import ConfigurationError, closest
 from editguard.measurements.record import FRACTION, Measurement
 
-KEYS: Final = ("required", "report-only", "limits", "allowed-losses", "must-see", "budget")
+KEYS: Final = ("required", "report-only", "limits", "allowed-losses", "must-see", "budget", "survival")
 LIMITS_BROKEN: Final = 10
 NOT_MEASURED: Final = 11
 """Exit statuses of a run whose tests all passed: a limit or budget is broken; something is missing, or blind."""
@@ -38,17 +43,52 @@ class Breach:
     """Why a run does not pass the gate.
 
     Attributes:
-        kind: "limit" and "budget" of what was measured; "missing" and "blind" of what was not.
+        kind: "limit", "budget" and "survival" of what was measured; "missing" and "blind" of what was not.
         text: one line.
     """
 
-    kind: Literal["limit", "budget", "missing", "blind"]
+    kind: Literal["limit", "budget", "survival", "missing", "blind"]
     text: str
 
     @property
     def status(self) -> int:
         """The exit status that it means."""
-        return LIMITS_BROKEN if self.kind in ("limit", "budget") else NOT_MEASURED
+        return LIMITS_BROKEN if self.kind in ("limit", "budget", "survival") else NOT_MEASURED
+
+
+@dataclass(frozen=True)
+class Survival:
+    """What must hold after what happens to weights before use, of what held before that.
+
+    Attributes:
+        fates: as suites name them; one without options means it with whatever options.
+        shares: of each property the share of its probes that may be lost.
+    """
+
+    fates: tuple[str, ...] = ()
+    shares: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "shares", MappingProxyType(dict(self.shares)))
+
+    def breaches(self, measurements: Sequence[Measurement]) -> list[Breach]:
+        """What was lost, and what of each method's largest set of edits was not asked."""
+        found = []
+        for name, share in self.shares.items():
+            meant = [one for one in measurements if one.unit == FRACTION and _meant(name, one)]
+            plain = [one for one in meant if not _fate(one) and one.method != "original"]
+            if not plain:
+                found.append(Breach("missing", f"nothing was measured that the survival of {name} speaks of"))
+            for fate in self.fates:
+                after = [one for one in meant if fate in (_fate(one), _without_options(_fate(one)))]
+                pairs = [(one, other) for other in after if (one := _before(plain, other)) is not None]
+                found += [breach for one, other in pairs if (breach := _lost(one, other, share)) is not None]
+                for method in dict.fromkeys(one.method for one in plain):
+                    most = max(one.edits for one in plain if one.method == method)
+                    if not any(one.method == method and one.edits == most for one, _ in pairs):
+                        edits = f"{most} edit{'' if most == 1 else 's'}"
+                        found.append(Breach("missing", f"{name} of {method} with {edits} was not asked after {fate}"))
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +101,7 @@ class Policy:
     allowed_losses: int = 0
     must_see: float | None = None
     budget: Mapping[str, float] = field(default_factory=dict)
+    survival: Survival = Survival()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", MappingProxyType(dict(self.budget)))
@@ -81,7 +122,13 @@ class Policy:
         """
         counted = [one for one in measurements if _method(one.method) not in self.report_only and one.n]
         judged = [verdict for verdict in verdicts if _method(verdict.method) not in self.report_only]
-        return [*self._missing(counted), *self._limits(counted), *self._budget(counted), *self._blind(judged)]
+        return [
+            *self._missing(counted),
+            *self._limits(counted),
+            *self._budget(counted),
+            *self.survival.breaches(counted),
+            *self._blind(judged),
+        ]
 
     def _missing(self, measurements: Sequence[Measurement]) -> list[Breach]:
         measured = {_method(one.method) for one in measurements}
@@ -152,6 +199,41 @@ def _method(name: str) -> str:
     return name.partition(" after ")[0]
 
 
+def _fate(measurement: Measurement) -> str:
+    """What has happened to the weights of a measured model; nothing is ""."""
+    return measurement.method.partition(" after ")[2]
+
+
+def _without_options(fate: str) -> str:
+    return re.sub(r"\([^)]*\)", "", fate)
+
+
+def _before(plain: Sequence[Measurement], after: Measurement) -> Measurement | None:
+    """The measurement that asked the same of the same edits before anything happened to the weights."""
+
+    def question(one: Measurement) -> tuple[Any, ...]:
+        return _method(one.method), one.name, one.kind, one.mode, one.edit_ids, one.protocol
+
+    probes = {value.probe for value in after.values}
+    alike = [one for one in plain if question(one) == question(after)]
+    best = max(alike, key=lambda one: len(probes & {value.probe for value in one.values}), default=None)
+    return best if best is not None and any(value.probe in probes for value in best.valid) else None
+
+
+def _lost(before: Measurement, after: Measurement, share: float) -> Breach | None:
+    """The breach where more was lost than the share; what has no value any more is lost."""
+    left = {value.probe: value.value if value.valid else None for value in after.values}
+    held = [(value.value or 0.0, left[value.probe] or 0.0) for value in before.valid if value.probe in left]
+    lost = fsum(max(0.0, one - other) for one, other in held)
+    granted = floor(share * len(held) + 1e-9)
+    if lost <= granted + 1e-9:
+        return None
+    means = f"{fsum(one for one, _ in held) / len(held):.3f} to {fsum(other for _, other in held) / len(held):.3f}"
+    return Breach(
+        "survival", f"{_place(after)}: {lost:g} of {len(held)} lost ({means}) that held before, {granted} may be"
+    )
+
+
 def _meant(pattern: str, measurement: Measurement) -> bool:
     """Whether a name ("locality", any kind of it; "locality/other_relation"; "locality/*") means a measurement."""
     return pattern == measurement.name or fnmatchcase(measurement.title, pattern)
@@ -191,6 +273,7 @@ def read_policy(table: Mapping[str, Any], source: str) -> Policy:
     budget = given.get("budget", {})
     if not isinstance(budget, Mapping):
         raise ConfigurationError(f"{source} budget is a table from property to share, not {budget!r}.")
+    survival = given.get("survival", {})
     return Policy(
         required=required,
         report_only=report_only,
@@ -198,7 +281,21 @@ def read_policy(table: Mapping[str, Any], source: str) -> Policy:
         allowed_losses=losses,
         must_see=None if sees is None else _share(sees, f"{source} must-see"),
         budget={name: _share(share, f"{source} budget {name}") for name, share in budget.items()},
+        survival=_survival(survival, f"{source} survival"),
     )
+
+
+def _survival(table: Any, source: str) -> Survival:
+    if not isinstance(table, Mapping):
+        raise ConfigurationError(f"{source} is a table of fates and shares, not {table!r}.")
+    fates = _names(table.get("fates", []), f"{source} fates")
+    shares = {name: _share(share, f"{source} {name}") for name, share in table.items() if name != "fates"}
+    if bool(fates) != bool(shares):
+        raise ConfigurationError(
+            f'{source} names fates and, of at least one property, the share that may be lost: fates = ["int8"] and '
+            "reliability = 0.05, for example."
+        )
+    return Survival(fates, shares)
 
 
 def _names(value: Any, source: str) -> tuple[str, ...]:

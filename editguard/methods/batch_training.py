@@ -152,8 +152,9 @@ def descend(
     epochs: int,
     stop_below: float | None,
     after_step: Callable[[], None] = lambda: None,
+    weight_decay: float = 0.0,
 ) -> Course:
-    """Move the parameters by Adam, without weight decay, down the losses in turns.
+    """Move the parameters by Adam, or with weight decay by AdamW, down the losses in turns.
 
     No gradient is computed for, nor kept at, any other parameter.
 
@@ -163,10 +164,11 @@ def descend(
         epochs: rounds over the losses, at most.
         stop_below: a loss below it makes no step, a round whose mean is below it is the last; None = never.
         after_step: called behind each step.
+        weight_decay: AdamW's, apart from the gradient.
 
     Raises: FloatingPointError: a loss or a gradient is infinite or undefined.
     """
-    optimiser = torch.optim.Adam(parameters, lr=step_size)
+    optimiser = torch.optim.Adam(parameters, lr=step_size, weight_decay=weight_decay, decoupled_weight_decay=True)
     enough = -math.inf if stop_below is None else stop_below
     updates, history = 0, []
     for _ in range(epochs if losses else 0):

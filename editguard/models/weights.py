@@ -294,8 +294,11 @@ class WeightLedger:
 
     def present(self, name: str) -> Tensor:
         """A view of the parameter's value as it is now, in the orientation of the field."""
-        parameter = _parameter(self._module, name)
-        return parameter.detach().T if self._is_transposed(name, parameter) else parameter.detach()
+        return self.turned(name, _parameter(self._module, name).detach())
+
+    def turned(self, name: str, tensor: Tensor) -> Tensor:
+        """A view of a tensor of the parameter's shape, from the orientation of storage to the field's, or back."""
+        return tensor.T if self._is_transposed(name, _parameter(self._module, name)) else tensor
 
     def replacement(self, name: str, stored: Tensor) -> Replacement | None:
         """The update that gives a parameter a value as a checkpoint stores it; None where it is the pristine one.
@@ -311,7 +314,7 @@ class WeightLedger:
         value = stored.to(pristine.dtype)
         if torch.equal(_bytes(value), _bytes(pristine)):
             return None
-        return Replacement(value.T if self._is_transposed(name, parameter) else value)
+        return Replacement(self.turned(name, value))
 
     def totals(self, stack: Sequence[Mapping[str, Delta]], names: Collection[str]) -> dict[str, Total]:
         """The sums that those pushes on the pristine model would leave on the named parameters, to the bit.

@@ -7,7 +7,7 @@ A value is looked for on the command line, then among pytest's ini keys (`editgu
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -357,6 +357,22 @@ def policy(configuration: Configuration) -> Policy | None:
         raise ConfigurationError(f"the gate's policy {given} cannot be read: {failure}.") from None
     except tomllib.TOMLDecodeError as problem:
         raise ConfigurationError(f"the gate's policy {given} is not valid TOML: {problem}.") from None
+
+
+def check_fates(fates: Sequence[str]) -> None:
+    """Look whether what the gate's policy asks after can happen.
+
+    Raises: ConfigurationError: it cannot.
+    """
+    if not fates:
+        return
+    from editguard.release.survival import known_fate
+
+    for part in (part for fate in fates for part in fate.split(" after ")):
+        try:
+            known_fate(part.partition("(")[0])
+        except ConfigurationError as wrong:
+            raise ConfigurationError(f"the gate's policy, survival: {wrong}") from None
 
 
 def register(parser: pytest.Parser) -> None:

@@ -55,6 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
                 if name != options.CANDIDATE:
                     selection.checked(name)
             selection.report_only = policy.report_only
+            options.check_fates(policy.survival.fates)
     except EditguardError as error:
         raise pytest.UsageError(f"editguard: {error}") from None
     worker = _worker_number(config)

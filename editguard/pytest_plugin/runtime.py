@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from editguard.errors import EditguardError, ModelChanged
 from editguard.pytest_plugin import guard
+from editguard.pytest_plugin.ageing import AgedModels
 from editguard.pytest_plugin.declarations import Cell
 from editguard.pytest_plugin.growth import Group, Growth
-from editguard.pytest_plugin.materials import other_tasks, preparation
+from editguard.pytest_plugin.materials import other_tasks, preparation, training_texts
 from editguard.pytest_plugin.options import Configuration
 from editguard.pytest_plugin.progress import Progress
 
@@ -61,7 +62,7 @@ class Runtime:
     _group: Group | None = None
     _prepared: dict[str, EditMethod] = field(default_factory=dict)
     _candidate: Candidate | None = None
-    _aged: dict[str, ModelUnderTest] = field(default_factory=dict)
+    _aged: AgedModels = field(default_factory=AgedModels)
     _before: guard.Reading | None = None
     _expected: EditedModel | None = None
 
@@ -121,7 +122,7 @@ class Runtime:
             mode=_mode(cell) if cell is not None else "single",
             tasks=self._own_tasks(),
         )
-        original = original.sharing(base).ageing(self._aged).reporting(self.on_measurement)
+        original = original.sharing(base).ageing(self._aged, self._unrelated(cell)).reporting(self.on_measurement)
         return original.repeatable(self.on_repeatable)
 
     def enter(self, cell: Cell) -> ModelUnderTest:
@@ -152,7 +153,8 @@ class Runtime:
             mode=_mode(cell),
             tasks=self._own_tasks(),
         )
-        model = model.remembering(group.answers).ageing(self._aged).reporting(self.on_measurement)
+        model = model.remembering(group.answers).ageing(self._aged, self._unrelated(cell))
+        model = model.reporting(self.on_measurement)
         return model.repeatable(self.on_repeatable)
 
     def _earlier(self, cell: Cell) -> list[WatchedModel]:
@@ -179,7 +181,7 @@ class Runtime:
             mode = "single" if len(cases) == 1 else "batch"
             tasks = self._own_tasks()
             model = WatchedModel(edited, original=base, cases=cases, method=cell.method, mode=mode, tasks=tasks)
-            return model.repeatable(self.on_repeatable)
+            return model.ageing(self._aged, self._unrelated(cell)).repeatable(self.on_repeatable)
 
         return Editor(expected, group.method.apply, under_test)
 
@@ -243,6 +245,7 @@ class Runtime:
             self._group = None
             return
         left, self._group, self._expected, self._before = self._group.cell, None, None, None
+        self._aged.forget_edited()
         try:
             self._at_rest().activate()
             self._model.weights.verify()
@@ -379,6 +382,11 @@ class Runtime:
 
             self._unedited = ModelUnderTest(self._at_rest())
         return self._unedited
+
+    def _unrelated(self, cell: Cell | None) -> Callable[[], Sequence[str]]:
+        """What makes texts that name no subject of a cell's edits."""
+        requests = [] if cell is None else [case.request for case in cell.declaration.cases]
+        return lambda: training_texts(self.configuration, requests)
 
     def _own_tasks(self) -> Sequence[Probe]:
         if self._tasks is None:

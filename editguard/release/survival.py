@@ -1,122 +1,103 @@
-"""What happens to a model's weights before it is used: another number type, or quantisation; and it taken back.
-
-Quantisation here is the plain kind, round to nearest: symmetric, a scale for each output row, no calibration. Libraries
-that quantise better keep more; an edit that does not survive here is close to what any rounding takes away.
-"""
+"""What happens to a model's weights before it is used: rounding, further training; and it taken back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import torch
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from editguard.edited import AppliedEdit, EditedModel
 from editguard.errors import ConfigurationError, closest
-from editguard.models.weights import Replacement
+from editguard.release.further_training import FineTuning, FurtherTraining, LoraMerge
+from editguard.release.rounding import Rounding, quantised, rounded
+from editguard.release.torchao_weights import quantised_by_torchao, require_torchao
 
 if TYPE_CHECKING:
-    from editguard.models.language_model import LanguageModel
+    from editguard.models.language_model import Change
 
 
-def rounded(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """The values that are left of a tensor once it was stored in another type; shape and type stay."""
-    return weight.to(dtype).to(weight.dtype)
+class Fate(Protocol):
+    """One thing that may happen to weights; equal ones do the same."""
+
+    @property
+    def label(self) -> str:
+        """Its name, with what was set otherwise than by default: no other one in a run has the same."""
+
+    def change(self, edited: EditedModel) -> Change:
+        """Return it as a change on top of an edited model's. Raises: MethodRefused: it cannot be done."""
 
 
-def scales(weight: Tensor, bits: int) -> Tensor:
-    """The step of each output row: its largest magnitude over the largest integer, 2^(bits-1) - 1.
+_ROUNDINGS: Final = (
+    Rounding("bfloat16", partial(rounded, dtype=torch.bfloat16)),
+    Rounding("float16", partial(rounded, dtype=torch.float16)),
+    Rounding("int8", partial(quantised, bits=8), matrices=True),
+    Rounding("int4", partial(quantised, bits=4), matrices=True),
+    Rounding("torchao-int8", partial(quantised_by_torchao, bits=8), matrices=True),
+    Rounding("torchao-int4", partial(quantised_by_torchao, bits=4), matrices=True),
+)
 
-    weight: (d_out, d_in); returns (d_out, 1) in float32 (float64 for a float64 weight). A row of zeros has the step 1.
-    """
-    wide = weight.to(torch.promote_types(weight.dtype, torch.float32))
-    steps = wide.abs().amax(dim=1, keepdim=True) / (2 ** (bits - 1) - 1)
-    return torch.where(steps > 0, steps, torch.ones_like(steps))
-
-
-def quantised(weight: Tensor, bits: int) -> Tensor:
-    """A matrix rounded to the nearest of 2^bits - 1 multiples of each row's step, and back.
-
-    weight: (d_out, d_in); returns the same shape and type. No entry moves by more than half its row's step (and the
-    rounding of its type), and the zeros stay.
-    Source: round-to-nearest with an absolute-maximum scale per row, the baseline of Dettmers et al., "LLM.int8()",
-    NeurIPS 2022, and Frantar et al., "GPTQ", ICLR 2023.
-    """
-    step, most = scales(weight, bits), 2 ** (bits - 1) - 1
-    return ((weight.to(step.dtype) / step).round().clamp(-most, most) * step).to(weight.dtype)
-
-
-@dataclass(frozen=True)
-class Fate:
-    """One thing that may happen to weights.
-
-    Attributes:
-        change: a parameter's value in the orientation (d_out, d_in), or a vector, to what is left of it.
-        matrices: whether it concerns the linear matrices of the blocks alone; otherwise every parameter.
-    """
-
-    change: Callable[[Tensor], Tensor]
-    matrices: bool = False
-
-
-FATES: Final[Mapping[str, Fate]] = MappingProxyType(
+FATES: Final[Mapping[str, Rounding | type[FurtherTraining]]] = MappingProxyType(
     {
-        "bfloat16": Fate(lambda weight: rounded(weight, torch.bfloat16)),
-        "float16": Fate(lambda weight: rounded(weight, torch.float16)),
-        "int8": Fate(lambda weight: quantised(weight, 8), matrices=True),
-        "int4": Fate(lambda weight: quantised(weight, 4), matrices=True),
+        **{rounding.label: rounding for rounding in _ROUNDINGS},
+        FineTuning.label: FineTuning,
+        LoraMerge.label: LoraMerge,
     }
 )
 """By the name that suites use. Of the number types only the rounding of weights is done: passes compute as before."""
 
 
-@dataclass(frozen=True, eq=False)
-class Aged:
-    """A change that does to all weights as they are what happens to them before use; taken back to the byte.
+def named_fate(name: str, *, texts: Sequence[str] | None = None, otherwise: Sequence[str] = (), **options: Any) -> Fate:
+    """The fate of a name.
 
-    While it is in force the model's memory holds each changed tensor three times: as it is, as it was without any
-    edit, and as the update.
+    Args:
+        name: one of `FATES`.
+        texts: what a further training reads.
+        otherwise: what it reads where no `texts` are given.
+        options: of a further training; see `FineTuning` and `LoraMerge`.
+
+    Raises: ConfigurationError: there is no such fate, it has no such option, or an option cannot be used.
     """
-
-    fate: str
-
-    def install(self, model: LanguageModel) -> None:
-        """Change what is there now.
-
-        Raises: MethodRefused: weights are offloaded, or become infinite in the type.
-        """
-        fate = FATES[self.fate]
-        names = linear_weights(model) if fate.matrices else [name for name, _ in model.module.named_parameters()]
-        model.weights.push({name: Replacement(fate.change(model.weights.present(name))) for name in names})
-
-    def uninstall(self, model: LanguageModel) -> None:
-        """Take back the ledger's newest step."""
-        model.weights.pop()
-
-
-def linear_weights(model: LanguageModel) -> list[str]:
-    """Names of the weights of all linear modules but the output head and whatever shares its matrix or the embedding's.
-
-    These are what libraries quantise: they leave embeddings, norms, biases and the head in the model's type.
-    """
-    left = {id(parameter) for part in (model.anatomy.embedding, model.anatomy.head) for parameter in part.parameters()}
-    found = {
-        id(part.weight): f"{path}.weight"
-        for path, part in model.module.named_modules()
-        if isinstance(part, nn.Linear | Conv1D) and id(part.weight) not in left
-    }
-    return list(found.values())
+    kind = known_fate(name)
+    if isinstance(kind, Rounding):
+        if options or texts is not None:
+            raise ConfigurationError(f"{name} rounds weights and has no options; got {', '.join(options) or 'texts'}.")
+        if name.startswith("torchao"):
+            require_torchao()
+        return kind
+    known = {each.name: each for each in fields(kind) if each.name not in ("label", "texts")}
+    for option, value in options.items():
+        if option not in known:
+            raise ConfigurationError(
+                f"{name} has the options texts, {', '.join(known)}, and no {option!r}.{closest(option, known)}"
+            )
+        wanted = type(known[option].default)
+        if isinstance(value, bool) or not isinstance(value, int if wanted is int else int | float):
+            raise ConfigurationError(f"{name}: {option} is a {'whole ' * (wanted is int)}number, not {value!r}.")
+    if texts is not None and (isinstance(texts, str) or not all(isinstance(text, str) for text in texts)):
+        raise ConfigurationError(f"{name}: texts are a list of texts, or the path of a file with one a line.")
+    shown = [f"{option}={value!r}" for option, value in options.items() if value != known[option].default]
+    if texts is not None:
+        shown.insert(0, f"texts={hashlib.sha256(repr(list(texts)).encode()).hexdigest()[:8]}")
+    label = f"{name}({', '.join(sorted(shown))})" if shown else name
+    return kind(label=label, texts=tuple(otherwise if texts is None else texts), **options)
 
 
-def aged(edited: EditedModel, fate: str) -> EditedModel:
+def known_fate(name: str) -> Rounding | type[FurtherTraining]:
+    """What a name stands for. Raises: ConfigurationError: for nothing."""
+    if name not in FATES:
+        raise ConfigurationError(f"a model is asked after one of {', '.join(FATES)}.{closest(name, FATES)}")
+    return FATES[name]
+
+
+def aged(edited: EditedModel, fate: str | Fate) -> EditedModel:
     """The model after what is going to happen to its weights; the same edits, and reversible like one more.
 
-    Raises: ConfigurationError: there is no such fate.
+    Raises: ConfigurationError: there is no such fate. MethodRefused: it cannot be done.
     """
-    if fate not in FATES:
-        raise ConfigurationError(f"a model is asked after one of {', '.join(FATES)}.{closest(fate, FATES)}")
-    return edited.extended(AppliedEdit(f"after {fate}", (), (Aged(fate),)))
+    fate = named_fate(fate) if isinstance(fate, str) else fate
+    return edited.extended(AppliedEdit(f"after {fate.label}", (), (fate.change(edited),)))

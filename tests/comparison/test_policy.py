@@ -130,10 +130,85 @@ def test_a_check_that_cannot_turn_red_for_the_drop_asked_for_is_blind() -> None:
     assert texts(read_policy({"must-see": 0.1, "report-only": ["rome"]}, HERE), [], [few]) == []
 
 
+SURVIVAL = {"survival": {"fates": ["int8"], "reliability": 0.1}}
+
+
+@settings(deadline=None)
+@given(
+    before=st.lists(st.booleans(), min_size=20, max_size=20), after=st.lists(st.booleans(), min_size=20, max_size=20)
+)
+def test_what_held_before_and_no_longer_does_is_lost_whatever_was_won(before: list[bool], after: list[bool]) -> None:
+    plain = with_values(measured(20, name="reliability"), before)
+    aged = with_values(measured(20, name="reliability", method="rome after int8"), after)
+    lost = sum(one and not other for one, other in zip(before, after, strict=True))
+    told = texts(read_policy(SURVIVAL, HERE), [plain, aged])
+    assert bool(told) is (lost > 2)
+    if told:
+        assert told[0].startswith(f"survival: reliability [rome after int8, batch, 20 edits]: {lost} of 20 lost (")
+        assert told[0].endswith("that held before, 2 may be")
+
+
+def with_values(measurement: Measurement, held: list[bool]) -> Measurement:
+    found = zip(measurement.values, held, strict=True)
+    return replace(measurement, values=tuple(replace(value, value=float(each)) for value, each in found))
+
+
+def test_what_has_no_value_after_it_is_lost_and_other_probes_do_not_count() -> None:
+    plain, aged = measured(20, name="reliability"), measured(20, name="reliability", method="rome after int8")
+    undefined = replace(aged, values=tuple(replace(value, value=None) for value in aged.values[:5]) + aged.values[5:])
+    assert "5 of 20 lost" in texts(read_policy(SURVIVAL, HERE), [plain, undefined])[0]
+    fewer = replace(aged, values=aged.values[:8])
+    assert texts(read_policy(SURVIVAL, HERE), [plain, fewer]) == []
+
+
+def test_every_methods_largest_set_of_edits_must_have_been_asked_after_every_fate() -> None:
+    policy = read_policy(
+        {"survival": {"fates": ["int8", "fine-tuning"], "reliability": 0}, "report-only": ["kn"]}, HERE
+    )
+    one = measured(1, 1, name="reliability")
+    all_of_them = [
+        one,
+        measured(20, name="reliability"),
+        measured(20, name="reliability", kind="near"),
+        measured(20, name="reliability", method="rome after int8"),
+        measured(20, name="reliability", method="original"),
+        measured(20, name="reliability", method="kn"),
+        measured(0, name="locality", method="rome after int8"),
+    ]
+    missing = "missing: reliability of rome with 20 edits was not asked after fine-tuning"
+    assert texts(policy, all_of_them) == [missing]
+    tuned = measured(20, name="reliability", method="rome after fine-tuning(steps=3)")
+    assert texts(policy, [*all_of_them, tuned]) == []
+    small = replace(one, method="rome after fine-tuning")
+    assert texts(policy, [*all_of_them, small]) == [missing]
+    two = measured(20, name="reliability", method="rome after fine-tuning after int8")
+    assert texts(policy, [*all_of_them, two]) == [missing]
+    assert texts(policy, [measured(1)])[0] == "missing: nothing was measured that the survival of reliability speaks of"
+
+
+@pytest.mark.parametrize(
+    "other", [{"mode": "sequence"}, {"protocol": "teacher_forced"}, {"method": "memit after int8"}]
+)
+def test_only_the_same_question_is_compared(other: dict[str, Any]) -> None:
+    plain = measured(20, name="reliability")
+    aged = measured(0, name="reliability", **{"method": "rome after int8", **other})
+    assert texts(read_policy(SURVIVAL, HERE), [plain, aged])[0].startswith("missing: reliability of rome with 20 edits")
+
+
+def test_a_fate_with_options_means_these_alone() -> None:
+    policy = read_policy({"survival": {"fates": ["fine-tuning(steps=9)"], "reliability": 0}}, HERE)
+    plain = measured(20, name="reliability")
+    for label, asked in (("fine-tuning", False), ("fine-tuning(steps=8)", False), ("fine-tuning(steps=9)", True)):
+        told = texts(policy, [plain, measured(20, name="reliability", method=f"rome after {label}")])
+        assert bool(told) is not asked
+
+
 def test_statuses_tell_what_was_measured_from_what_was_not() -> None:
-    policy = read_policy({"required": ["memit"], "limits": ["locality>=0.9"]}, HERE)
-    statuses = {breach.kind: breach.status for breach in policy.breaches([measured(1)], [])}
-    assert statuses == {"missing": NOT_MEASURED, "limit": LIMITS_BROKEN}
+    survival = {"fates": ["int8"], "locality": 0.1}
+    policy = read_policy({"required": ["memit"], "limits": ["locality>=0.9"], "survival": survival}, HERE)
+    found = policy.breaches([measured(9), measured(1, method="rome after int8")], [])
+    statuses = {breach.kind: breach.status for breach in found}
+    assert statuses == {"missing": NOT_MEASURED, "limit": LIMITS_BROKEN, "survival": LIMITS_BROKEN}
 
 
 @pytest.mark.parametrize(
@@ -148,6 +223,11 @@ def test_statuses_tell_what_was_measured_from_what_was_not() -> None:
         ({"must-see": 2}, "must-see is a share from 0 to 1, not 2"),
         ({"budget": {"reliability": "a"}}, "budget reliability is a share from 0 to 1, not 'a'"),
         ({"budget": 0.1}, "budget is a table"),
+        ({"survival": 0.1}, "survival is a table"),
+        ({"survival": {"fates": ["int8"]}}, "survival names fates and"),
+        ({"survival": {"reliability": 0.1}}, "survival names fates and"),
+        ({"survival": {"fates": "int8", "reliability": 0.1}}, "survival fates is a list of texts"),
+        ({"survival": {"fates": ["int8"], "reliability": 7}}, "survival reliability is a share from 0 to 1"),
     ],
 )
 def test_a_wrong_policy_is_one_clear_error(table: dict[str, Any], message: str) -> None:

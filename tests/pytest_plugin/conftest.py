@@ -27,6 +27,7 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: 
         "TOY_LEAK",
         "TOY_TOGETHER",
         "TOY_WORN",
+        "TOY_AGED",
         "PYTEST_XDIST_WORKER",
     ):
         monkeypatch.delenv(name, raising=False)

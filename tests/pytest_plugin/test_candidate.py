@@ -15,9 +15,10 @@ from editguard.cli import main
 from editguard.datasets.jsonl import write_cases
 from editguard.edited import EditedModel
 from editguard.probes.pocket import pocket_cases
+from editguard.pytest_plugin.materials import PLAIN_TEXTS
 from editguard.release.candidate import read_candidate
 from editguard.release.manifest import FORMS
-from editguard.release.survival import aged
+from editguard.release.survival import aged, named_fate
 from editguard.release.writing import Release, write_release
 
 SUITE = """
@@ -228,7 +229,7 @@ SAID = json.loads((Path(__file__).parent / "said.json").read_text())
 pytestmark = pytest.mark.edit(CASES)
 
 
-@pytest.mark.parametrize("fate", ["bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("fate", ["lora-merge", "int8", "int4", "fine-tuning"])
 def test_survives(edited, original, baseline, fate):
     aged = edited.after(fate)
     prompts = list(SAID["edited"])
@@ -250,20 +251,22 @@ def test_a_suite_asks_edited_and_unedited_model_after_quantisation(
     said = json.loads((pytester.path / "said.json").read_text())
     model, prompts = base(tiny["base"]), list(said["edited"])
     edited = Scripted().apply(EditedModel.original(model), REQUESTS)
-    for fate in ("bfloat16", "int8", "int4"):
+    known = {name: named_fate(name, otherwise=PLAIN_TEXTS) for name in ("fine-tuning", "lora-merge")}
+    for fate in ("int8", "int4", *known):
         for name, state in (("edited", edited), ("base", EditedModel.original(model))):
-            said[f"{name} {fate}"] = [each.text for each in aged(state, fate).generate(prompts)]
+            said[f"{name} {fate}"] = [each.text for each in aged(state, known.get(fate, fate)).generate(prompts)]
     assert said["edited int4"] != list(said["edited"].values())
     assert said["base int4"] != list(said["base"].values())
     (pytester.path / "said.json").write_text(json.dumps(said))
     (pytester.path / "test_suite.py").write_text(SURVIVAL)
     arguments = (f"--editguard-model={tiny['base']}", f"--editguard-candidate={tiny['factors']}")
     result = run(pytester, *arguments, "--editguard-baseline=create")
-    result.assert_outcomes(passed=3, failed=1)
-    result.stdout.fnmatch_lines(["*test_suite.py:*a model is asked after one of bfloat16, float16, int8, int4.*"])
+    result.assert_outcomes(passed=4, failed=1)
+    result.stdout.fnmatch_lines(["*test_suite.py:*a model is asked after one of bfloat16, float16, int8, int4, *"])
     result.stdout.fnmatch_lines(["*candidate after int8*"])
     [file] = (pytester.path / "baselines").rglob("*.json")
-    assert '"candidate after int8"' in file.read_text()
+    for fate in ("int8", "fine-tuning"):
+        assert f'"candidate after {fate}"' in file.read_text()
     again = run(pytester, *arguments, "-k", "survives")
-    again.assert_outcomes(passed=3, deselected=1)
-    again.stdout.fnmatch_lines(["6 baseline checks: 6 held"])
+    again.assert_outcomes(passed=4, deselected=1)
+    again.stdout.fnmatch_lines(["8 baseline checks: 8 held"])

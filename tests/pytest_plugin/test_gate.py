@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from pytest_plugin.inner import Suite
 
+from editguard.history import RunHistory
+
 SEQUENCE = """
     CASES = [request(f"S{n}") for n in range(10)]
 
@@ -68,6 +70,69 @@ def test_what_was_not_measured_or_cannot_be_seen_has_another_status(recorded: Su
     assert one.ret == 0  # a part of the suites tells nothing of what the whole would measure
 
 
+AGED = """
+    CASES = [request(f"S{n}") for n in range(10)]
+    pytestmark = pytest.mark.edit(CASES)
+
+    def test_measured(edited, baseline):
+        baseline.check(edited.reliability())
+
+    @pytest.mark.parametrize("fate", ["bfloat16", "float16"])
+    def test_aged(edited, baseline, fate):
+        baseline.check(edited.after(fate).reliability())
+"""
+SURVIVAL = '[survival]\nfates = ["bfloat16"]\nreliability = 0.1\n'
+
+
+def test_what_does_not_survive_is_a_breach_in_a_run_whose_tests_pass(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    summary = tmp_path / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    suite.file(AGED)
+    arguments = ("--editguard-methods=toy", policy(suite, SURVIVAL))
+    result = suite.run(*arguments, "--editguard-baseline=create")
+    assert result.ret == 0
+    result.stdout.fnmatch_lines(["gate: the run fulfils the policy"])
+    monkeypatch.setenv("TOY_AGED", "S3")
+    assert suite.run(*arguments).ret == 0
+    monkeypatch.setenv("TOY_AGED", "S3,S4")
+    worn = suite.run(*arguments, "--editguard-github=on")
+    worn.assert_outcomes(passed=3)
+    assert worn.ret == 10
+    lost = "2 of 10 lost (1.000 to 0.800) that held before, 1 may be"
+    assert f"gate: reliability [toy after bfloat16, batch, 10 edits]: {lost}" in worn.outlines
+    assert lost in summary.read_text()
+    monkeypatch.setenv("TOY_AGED", ",".join(f"S{n}" for n in range(8)))
+    regressed = suite.run(*arguments)
+    regressed.assert_outcomes(passed=1, failed=2)
+    assert regressed.ret == 1
+    regressed.stdout.fnmatch_lines(["*3 baseline checks: *2 regressed*"])
+    *_, kept = RunHistory(suite.path / ".editguard" / "history.sqlite").runs()
+    found = [(check.method, check.mean, check.verdict) for check in kept.checks]
+    aged = [(f"toy after {fate}", 0.2, "regressed") for fate in ("bfloat16", "float16")]
+    assert sorted(found) == sorted([("toy", 1.0, "held"), *aged])
+    part = suite.run("--editguard-methods=toy", policy(suite, SURVIVAL.replace("bfloat16", "int8")), "-k", "measured")
+    assert part.ret == 0
+    monkeypatch.delenv("TOY_AGED")
+    missing = suite.run("--editguard-methods=toy", policy(suite, SURVIVAL.replace("bfloat16", "int8")))
+    assert missing.ret == 11
+    missing.stdout.fnmatch_lines(["gate: reliability of toy with 10 edits was not asked after int8"])
+
+
+def test_a_failed_test_of_an_aged_model_says_that_no_edit_is_blamed_for_it(suite: Suite) -> None:
+    suite.file(
+        """
+        @pytest.mark.edit(request("A"), request("B"))
+        def test_aged(edited):
+            assert edited.after("bfloat16").reliability().mean == 0.5
+        """
+    )
+    result = suite.run("--editguard-methods=toy")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*which edits are to blame is not searched for after bfloat16*"])
+
+
 def test_allowed_losses_hold_and_a_failed_test_stays_a_failed_test(
     recorded: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +169,7 @@ def test_a_method_that_is_reported_only_fails_nothing_and_is_shown(suite: Suite)
         ("limits = [", "*is not valid TOML*"),
         ("limit = []", "*has no key 'limit'. Did you mean 'limits'?*"),
         ('required = ["rom"]', "*'rom'*"),
+        ('[survival]\nfates = ["int9"]\nreliability = 0.1', "*policy, survival: *Did you mean 'int8'*"),
     ],
 )
 def test_a_policy_that_cannot_be_used_ends_the_run_at_once(suite: Suite, text: str, message: str) -> None:

@@ -12,7 +12,7 @@ from editguard.errors import ConfigurationError
 from editguard.methods import Preparation
 from editguard.probes.pocket import pocket_training_cases
 from editguard.pytest_plugin import options
-from editguard.pytest_plugin.materials import preparation
+from editguard.pytest_plugin.materials import PLAIN_TEXTS, preparation, training_texts, unrelated_texts
 
 CASES = tuple(training_case(number) for number in range(3))
 EDITED = EditRequest(prompt="The mayor of {} is", subject="Tamrin", target="Ines")
@@ -61,3 +61,20 @@ def test_edits_of_the_embedded_models_training_subjects_are_warned_about(
     data = prepared(edited=(EDITED, one))
     with pytest.warns(RuntimeWarning, match=f"such as '{one.subject}'.*exclude=pocket_training_subjects"):
         assert tuple(data.training) == pocket_training_cases()
+
+
+def test_texts_for_a_further_training_name_no_edited_subject(suite: Suite) -> None:
+    corpus = suite.path / "corpus.txt"
+    corpus.write_text("\n".join(f"City{n} lies on the river {'and so on ' * 40}" for n in range(20)), encoding="utf-8")
+    edits = [EditRequest(prompt="The mayor of {} is", subject=f"City{n}", target="Ines") for n in (2, 15)]
+    configuration = options.read(suite.pytester.parseconfig(f"--editguard-corpus={corpus}"))
+    found = training_texts(configuration, edits)
+    assert [text.split()[0] for text in found] == [
+        f"City{n}" for n in range(20) if f"City{n}" not in ("City2", "City15")
+    ]
+    assert {len(text.split()) for text in found} == {64}
+    assert len(unrelated_texts(configuration, edits, count=3, of=4, words=2)) == 3
+    other = options.read(suite.pytester.parseconfig("--editguard-model=other"))
+    assert tuple(training_texts(other, edits)) == PLAIN_TEXTS
+    pocket = training_texts(options.read(suite.pytester.parseconfig()), edits)
+    assert len(set(pocket)) > 200

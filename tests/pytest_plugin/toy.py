@@ -65,16 +65,23 @@ class ToyModel:
             return "broken"
         if prompt.startswith("worn ") and self.worn(int(prompt[5:].rstrip("?"))):
             return "broken"
+        if any(f" {subject} " in prompt for subject in self.lost_by_ageing()):
+            return "lost"
         for change in reversed(self.installed):
-            if prompt in change.answers:
+            if prompt in getattr(change, "answers", ()):
                 return str(change.answers[prompt])
         return os.environ.get("TOY_ANSWER", "old")
 
     def together(self) -> bool:
         """Whether the edits are in force that break something only together: TOY_TOGETHER names their subjects."""
         wanted = [subject for subject in os.environ.get("TOY_TOGETHER", "").split("+") if subject]
-        present = " ".join(text for change in self.installed for text in change.answers)
+        present = " ".join(text for change in self.installed for text in getattr(change, "answers", ()))
         return bool(wanted) and all(f" {subject} " in present for subject in wanted)
+
+    def lost_by_ageing(self) -> list[str]:
+        """Subjects whose edits do not survive a change that teaches nothing: TOY_AGED names them."""
+        aged = any(not hasattr(change, "answers") for change in self.installed)
+        return os.environ.get("TOY_AGED", "").split(",") if aged else []
 
     def worn(self, place: int) -> bool:
         """Whether a place suffers at the present number of edits: two others at each number of TOY_WORN."""

@@ -1,4 +1,6 @@
-"""Rounding is to the nearest, row by row; and the model has its own bytes afterwards."""
+"""Rounding is to the nearest, row by row; and after whatever happened the model has its own bytes again."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +12,10 @@ from transformers.pytorch_utils import Conv1D
 
 from editguard.edited import AppliedEdit, EditedModel, WeightDelta
 from editguard.errors import ConfigurationError, MethodRefused
+from editguard.models import LanguageModel
 from editguard.models.weights import Dense
-from editguard.release.survival import FATES, aged, linear_weights, quantised, rounded, scales
+from editguard.release.rounding import Rounding, linear_weights, quantised, rounded, scales
+from editguard.release.survival import FATES, aged, named_fate
 
 BITS = st.sampled_from([4, 8])
 
@@ -65,32 +69,68 @@ def test_a_type_keeps_what_it_can_hold(weight: Tensor) -> None:
     assert ((found - weight).abs() <= weight.abs() * 2.0**-8).all()
 
 
+def fate_of(name: str, **options: object) -> Any:
+    """The fate, ready to happen; a test that needs a library that is not installed is skipped."""
+    if name.startswith("torchao"):
+        pytest.importorskip("torchao", reason="torchao is not installed: pip install 'editguard[quantisation]'")
+    if isinstance(FATES[name], Rounding):
+        return named_fate(name)
+    return named_fate(name, texts=zoo.SENTENCES, steps=2, learning_rate=1e-2, **options)
+
+
+def scripted(model: LanguageModel, scale: float = 1.0) -> EditedModel:
+    """A model with a random change of one matrix."""
+    down = model.anatomy.down_projection(1)
+    change = WeightDelta({down.name: Dense(scale * torch.randn(down.shape))})
+    return EditedModel.original(model).extended(AppliedEdit("scripted", (), (change,)))
+
+
 @pytest.mark.parametrize("family", ["gpt2", "llama", "t5", pytest.param("bart", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("fate", FATES)
-def test_what_happens_to_an_edited_model_happens_to_the_edit_and_is_taken_back(family: str, fate: str) -> None:
+@pytest.mark.parametrize("name", FATES)
+def test_what_happens_to_an_edited_model_happens_to_the_edit_and_is_taken_back(family: str, name: str) -> None:
+    fate = fate_of(name)
     model = zoo.tiny(family)
     down = model.anatomy.down_projection(1)
-    edit = AppliedEdit("scripted", (), (WeightDelta({down.name: Dense(torch.randn(down.shape))}),))
-    edited = EditedModel.original(model).extended(edit)
+    edited = scripted(model)
     digests = {}
-    for name, state in (("rest", EditedModel.original(model)), ("edited", edited)):
+    for which, state in (("rest", EditedModel.original(model)), ("edited", edited)):
         with state:
-            digests[name] = model.weights.digest()
+            digests[which] = model.weights.digest()
     with edited:
-        before = {name: each.detach().clone() for name, each in model.module.named_parameters()}
-    matrix = FATES[fate].matrices
-    with aged(edited, fate):
-        model.weights.verify()
-        changed = {name for name, each in model.module.named_parameters() if not torch.equal(each, before[name])}
-        assert down.name in changed
-        assert changed <= set(linear_weights(model)) if matrix else len(changed) > len(before) / 2
-        wanted = quantised(before[down.name].T if down.transposed else before[down.name], 8 if fate == "int8" else 4)
-        if matrix:
-            assert torch.equal(down.weight(), wanted)
-    with edited:
-        assert model.weights.digest() == digests["edited"]
-    EditedModel.original(model).activate()
+        before = {which: each.detach().clone() for which, each in model.module.named_parameters()}
+    after = aged(edited, fate)
     assert model.weights.digest() == digests["rest"]
+    for _ in range(2):
+        with after:
+            model.weights.verify()
+            changed = {which for which, each in model.module.named_parameters() if not torch.equal(each, before[which])}
+            if name != "lora-merge":
+                assert down.name in changed
+            if isinstance(fate, Rounding) and fate.matrices:
+                assert changed <= set(linear_weights(model))
+                if not name.startswith("torchao"):
+                    own = before[down.name].T if down.transposed else before[down.name]
+                    assert torch.equal(down.weight(), quantised(own, int(name[-1])))
+            elif name != "lora-merge":
+                assert len(changed) > len(before) / 2
+            assert all(each.dtype == before[which].dtype for which, each in model.module.named_parameters())
+        with edited:
+            assert model.weights.digest() == digests["edited"]
+        EditedModel.original(model).activate()
+        assert model.weights.digest() == digests["rest"]
+
+
+def test_one_thing_happens_after_another() -> None:
+    model = zoo.tiny("gpt2")
+    tuned = aged(scripted(model), fate_of("fine-tuning"))
+    down = model.anatomy.down_projection(1)
+    with tuned:
+        wanted = quantised(down.weight().detach(), 8)
+    with aged(tuned, "int8"):
+        assert torch.equal(down.weight(), wanted)
+        model.weights.verify()
+    EditedModel.original(model).activate()
+    model.weights.verify()
 
 
 @pytest.mark.parametrize("family", [*zoo.QUICK, *(pytest.param(each, marks=pytest.mark.slow) for each in zoo.ALL)])
@@ -108,7 +148,7 @@ def test_every_linear_matrix_is_quantised_once_but_embedding_and_head(family: st
 
 def test_what_does_not_fit_a_type_and_what_is_no_fate_are_refused() -> None:
     model = zoo.tiny("llama")
-    with pytest.raises(ConfigurationError, match=r"int8, int4\. Did you mean 'int8'"):
+    with pytest.raises(ConfigurationError, match=r"int8, int4, .*\. Did you mean 'int8'"):
         aged(EditedModel.original(model), "int9")
     down = model.anatomy.down_projection(1)
     edit = AppliedEdit("scripted", (), (WeightDelta({down.name: Dense(torch.full(down.shape, 1e6))}),))
@@ -116,3 +156,42 @@ def test_what_does_not_fit_a_type_and_what_is_no_fate_are_refused() -> None:
     with pytest.raises(MethodRefused, match="infinite"):
         aged(edited, "float16").activate()
     model.weights.verify()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("int8", {"steps": 3}, "int8 rounds weights and has no options; got steps"),
+        ("int8", {"texts": ["a b c"]}, "has no options; got texts"),
+        ("fine-tuning", {"step": 3}, r"and no 'step'\. Did you mean 'steps'"),
+        ("fine-tuning", {"rank": 3}, "and no 'rank'"),
+        ("fine-tuning", {"steps": 1.5}, "steps is a whole number, not 1.5"),
+        ("fine-tuning", {"learning_rate": "fast"}, "learning_rate is a number, not 'fast'"),
+        ("fine-tuning", {"learning_rate": 0}, "learning_rate is positive, not 0"),
+        ("lora-merge", {"steps": -1}, "steps is at least 0, not -1"),
+        ("lora-merge", {"rank": 0}, "rank and alpha are at least 1"),
+        ("lora-merge", {"texts": "a text"}, "texts are a list of texts"),
+    ],
+)
+def test_what_a_fate_does_not_understand_is_one_clear_error(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        named_fate(name, **options)
+
+
+@given(
+    steps=st.sampled_from([None, 30, 3]),
+    rate=st.sampled_from([None, 5e-5, 5e-4]),
+    texts=st.sampled_from([None, ["a b c"], ["a b", "c"]]),
+)
+def test_fates_have_the_same_label_when_they_were_set_the_same(
+    steps: int | None, rate: float | None, texts: list[str] | None
+) -> None:
+    options = {key: value for key, value in (("steps", steps), ("learning_rate", rate)) if value is not None}
+    found = named_fate("fine-tuning", texts=texts, otherwise=["by default"], **options)
+    assert (found.label == "fine-tuning") is (steps in (None, 30) and rate in (None, 5e-5) and texts is None)
+    assert found.texts == ("by default",) if texts is None else tuple(texts)
+    again = named_fate("fine-tuning", texts=texts, otherwise=["by default"], **{"learning_rate": 5e-5, **options})
+    assert found == again
+    assert found.label == again.label
+    other = named_fate("fine-tuning", texts=["a", "bc"], **options)
+    assert other.label != found.label
