@@ -14,6 +14,8 @@ OWN_FOLDER: Final = ".editguard"
 """Name of the folder, under the root directory, of what runs leave behind for later runs and nobody reviews."""
 HISTORY_FILE: Final = Path(OWN_FOLDER, "history.sqlite")
 """Where the history of runs is kept, from the root directory."""
+JOURNAL_FOLDER: Final = Path(OWN_FOLDER, "journal")
+"""Where the journals of runs are kept, from the root directory."""
 
 
 def write_atomically(

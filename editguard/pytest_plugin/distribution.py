@@ -13,15 +13,19 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling, Scheduling
 from xdist.workermanage import WorkerController
 
+if TYPE_CHECKING:
+    from editguard.pytest_plugin.result_key import ResultKey
+
 INPUT = "editguard_exchange"
 GROUPS = "groups.json"
+KEYS = "keys.json"
 LOW_WATER = 2
 """A worker with no more tests than this waiting gets another unit."""
 
@@ -37,6 +41,26 @@ def tell_groups(folder: Path, groups: Mapping[str, str]) -> None:
 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     write_atomically(folder / GROUPS, json.dumps(dict(groups), sort_keys=True))
+
+
+def tell_keys(folder: Path, keys: Mapping[str, ResultKey]) -> None:
+    """Worker's side: write what the results of every group depend on."""
+    from editguard.storage import write_atomically
+
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    write_atomically(folder / KEYS, json.dumps({group: key.to_json() for group, key in keys.items()}))
+
+
+def told_of(folder: Path) -> tuple[dict[str, str], dict[str, ResultKey]] | None:
+    """Controller's side: the group of every edit test and the keys of groups; None where no worker has told yet."""
+    from editguard.pytest_plugin.result_key import ResultKey
+
+    try:
+        groups = json.loads((folder / GROUPS).read_text(encoding="utf-8"))
+        keys = json.loads((folder / KEYS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return groups, {group: ResultKey.from_json(key) for group, key in keys.items()}
 
 
 class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is not typed for others

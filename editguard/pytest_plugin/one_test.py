@@ -18,6 +18,7 @@ def findings_of(test: str, arguments: Sequence[str]) -> list[dict[str, Any]]:
     """
     listener = _Listener()
     ours = ["--runxfail", "-p", "no:cacheprovider", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    ours.append("--editguard-journal=off")
     status = pytest.main([test, *ours, *arguments], plugins=[listener])
     if status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
         raise ConfigurationError(f"pytest could not run {test}: exit status {int(status)}; see above.")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from editguard.device_map import HELP as DEVICE_MAP_HELP
 from editguard.device_map import DeviceMap, read_device_map, refuse_both
 from editguard.errors import ConfigurationError, closest
-from editguard.storage import HISTORY_FILE
+from editguard.storage import HISTORY_FILE, JOURNAL_FOLDER
 
 if TYPE_CHECKING:
     import pytest
@@ -122,9 +122,9 @@ def _gate(value: Any) -> Mapping[str, Any] | Path:
     return value if isinstance(value, Mapping) else _file(value)
 
 
-def _file_or_off(value: Any) -> Path | None:
+def _path_or_off(value: Any) -> Path | None:
     if value is True or not str(value).strip():
-        raise ValueError("must name a file, or be 'off'")
+        raise ValueError("must be a path, or 'off'")
     return None if value is False or str(value).strip() == "off" else Path(str(value)).expanduser()
 
 
@@ -163,6 +163,13 @@ OPTIONS: tuple[Option, ...] = (
         _choice("auto", "float32", "bfloat16", "float16"),
         "auto",
     ),
+    Option(
+        "threads",
+        "Threads of each process on the CPU; by default torch's own number, shared among the workers of pytest-xdist",
+        _whole(1),
+        ini="int",
+        metavar="N",
+    ),
     Option("seed", "Seed of everything random in an edit", _whole(0), 0, "int", "N"),
     Option("batch_size", "Prompts answered at once", _whole(1), 32, "int", "N"),
     Option(
@@ -192,9 +199,25 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "history",
         "SQLite database to which every run with tests of edits is added, relative to the root directory; or 'off'",
-        _file_or_off,
+        _path_or_off,
         HISTORY_FILE,
         metavar="FILE",
+    ),
+    Option(
+        "journal",
+        "Folder, relative to the root directory, in which every run notes the groups of tests that have finished; or "
+        "'off'",
+        _path_or_off,
+        JOURNAL_FOLDER,
+        metavar="DIR",
+    ),
+    Option(
+        "resume",
+        "Report groups of tests from the journals of earlier runs where nothing has changed that their results "
+        "depend on, instead of running them",
+        _switch,
+        False,
+        "bool",
     ),
     Option("cache_dir", "Folder for prepared data, by default the user's cache folder", Path, metavar="DIR"),
     Option(
@@ -290,6 +313,8 @@ class Configuration:
     device: str
     device_map: DeviceMap | None
     dtype: str
+    threads: int | None
+    """None where torch decides."""
     seed: int
     batch_size: int
     case_limit: int
@@ -300,6 +325,9 @@ class Configuration:
     reason: str
     history: Path | None
     """None where no history is kept."""
+    journal: Path | None
+    """None where no journal is kept."""
+    resume: bool
     cache_dir: Path | None
     corpus: Path | None
     training: Path | None
@@ -425,6 +453,12 @@ def read(config: pytest.Config) -> Configuration:
         values["history"] = config.rootpath / values["history"]
         if values["history"].is_dir():
             raise ConfigurationError(f"--editguard-history is a file or 'off'; {values['history']} is a folder.")
+    if values["journal"] is not None:
+        values["journal"] = config.rootpath / values["journal"]
+        if values["journal"].exists() and not values["journal"].is_dir():
+            raise ConfigurationError(f"--editguard-journal is a folder or 'off'; {values['journal']} is a file.")
+    elif values["resume"]:
+        raise ConfigurationError("--editguard-resume takes results from journals, and --editguard-journal is 'off'.")
     demonstrations = table.get("demonstrations")
     if demonstrations is not None:
         given.append("demonstrations")

@@ -16,7 +16,17 @@ from typing import Any
 import pytest
 
 from editguard.errors import ConfigurationError, EditguardError
-from editguard.pytest_plugin import assertions, blaming, collection, locations, marks, options, properties, state
+from editguard.pytest_plugin import (
+    assertions,
+    blaming,
+    collection,
+    locations,
+    marks,
+    options,
+    properties,
+    resuming,
+    state,
+)
 from editguard.pytest_plugin.baselines import WRITING, suite_name
 from editguard.pytest_plugin.fixtures import baseline, edited, editor, method, original
 from editguard.pytest_plugin.progress import Progress
@@ -70,6 +80,10 @@ def pytest_configure(config: pytest.Config) -> None:
             from editguard.pytest_plugin.distribution import Distribution
 
             config.pluginmanager.register(Distribution(), "editguard-distribution")
+    try:
+        resuming.begin(config, present)
+    except EditguardError as error:
+        raise pytest.UsageError(f"editguard: {error}") from None
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -115,12 +129,17 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     present = state.of(session.config)
     present.planned_checks = collection.planned_checks(session.items)
     present.edit_tests = sum(map(collection.concerns, session.items))
+    resumed = present.resuming
+    if resumed is not None and present.edit_tests and not session.config.option.collectonly:
+        resumed.collected(session)
     folder = getattr(session.config, "workerinput", {}).get("editguard_exchange")
     if folder is not None and (groups := collection.groups(session.items)):
-        from editguard.pytest_plugin.distribution import tell_groups
+        from editguard.pytest_plugin.distribution import tell_groups, tell_keys
 
         tell_groups(Path(folder), groups)
-    needed = any(collection.needs_model(item) for item in session.items)
+        tell_keys(Path(folder), resumed.keys if resumed is not None else {})
+    run = [item for item in session.items if resumed is None or not resumed.takes(item)]
+    needed = any(collection.needs_model(item) for item in run)
     if needed and present.runtime.worker is None and not session.config.option.collectonly:
         try:
             if present.planned_checks and present.configuration.baseline in WRITING:

@@ -348,6 +348,8 @@ class Reporter:
             yield line, yellow
         for line in self._written:
             yield f"baselines: {line}", {}
+        for line in self._state.told:
+            yield line, yellow
         for line in (*self._notes, *filter(None, [self._state.last_error])):
             yield line, red
 

@@ -43,6 +43,7 @@ class Runtime:
         costs: of the phases since they were last taken.
         answering: method -> what a pass takes with its edits, as far as it was timed since then.
         signals: of sequences, as far as they were read since then, as plain data.
+        threads_before: those of the run that this one resumes.
     """
 
     configuration: Configuration
@@ -53,6 +54,8 @@ class Runtime:
     costs: list[PhaseCost] = field(default_factory=list)
     answering: dict[str, AnsweringCost] = field(default_factory=dict)
     signals: list[dict[str, Any]] = field(default_factory=list)
+    threads_before: int | None = None
+    _threads: int | None = None
     _timed: set[str] = field(default_factory=set)
     _model: LanguageModel | None = None
     _failure: EditguardError | None = None
@@ -277,6 +280,24 @@ class Runtime:
         finally:
             self.discard()
 
+    def threads(self) -> int:
+        """The threads of this process, which are set at the first call.
+
+        They are the configured ones, or those of the run that is resumed; else the user's or torch's own number, of
+        which each of several workers takes its share.
+        """
+        if self._threads is None:
+            import torch
+
+            workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) if self.worker is not None else 1
+            number = self.configuration.threads or self.threads_before
+            if number is None and workers > 1 and "OMP_NUM_THREADS" not in os.environ:
+                number = max(1, torch.get_num_threads() // workers)
+            if number is not None:
+                torch.set_num_threads(number)
+            self._threads = torch.get_num_threads()
+        return self._threads
+
     def environment(self) -> Environment:
         """The environment class of this process, and its record.
 
@@ -337,7 +358,7 @@ class Runtime:
         from editguard.models.loading import load_model
 
         asked = self.configuration
-        self._share_cores()
+        self.threads()
         with self.progress.phase(f"loading {asked.model}"):
             return load_model(
                 asked.model,
@@ -350,14 +371,6 @@ class Runtime:
                 batch_size=asked.batch_size,
                 chat=asked.chat_template,
             )
-
-    def _share_cores(self) -> None:
-        """Let each of several workers use its share of the cores, unless the user has said how many threads."""
-        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-        if self.worker is not None and workers > 1 and "OMP_NUM_THREADS" not in os.environ:
-            import torch
-
-            torch.set_num_threads(max(1, torch.get_num_threads() // workers))
 
     def _device(self) -> str:
         """The device; of several GPUs, each xdist worker takes its own among those that the caller made visible."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from editguard.pytest_plugin.runtime import Runtime
 if TYPE_CHECKING:
     from editguard.comparison.policy import Policy
     from editguard.measurements import Measurement, NoiseFloor
+    from editguard.pytest_plugin.resuming import Resuming
 
 REFUSED = "refused by "
 """How the reason of a skip begins when a method cannot do what a test wants."""
@@ -50,6 +52,9 @@ class State:
         notes: of the test that is running.
         blame_spent: seconds spent on finding the edits to blame.
         last_error: what went wrong when the last group was left, after the last test.
+        began: of this process, in ns since the epoch.
+        resuming: what is taken from journals, in a process that runs tests and keeps one.
+        told: of journals, for the summary.
     """
 
     configuration: Configuration
@@ -61,6 +66,9 @@ class State:
     notes: Notes = field(default_factory=Notes)
     blame_spent: float = 0.0
     last_error: str = ""
+    began: int = field(default_factory=time.time_ns)
+    resuming: Resuming | None = None
+    told: list[str] = field(default_factory=list)
 
     def take_notes(self) -> dict[str, Any]:
         """What happened since the last call, for the report of the phase that ends; empty when nothing did."""
