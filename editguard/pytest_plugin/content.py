@@ -41,14 +41,35 @@ def digest_of_file(path: Path) -> str:
     return f"sha256:{digest.hexdigest()[:32]}"
 
 
+def digest_of_texts(*texts: str) -> str:
+    """ "sha256:..." of texts in turn."""
+    digest = hashlib.sha256("\0".join(texts).encode(errors="surrogatepass")).hexdigest()
+    return f"sha256:{digest[:32]}"
+
+
+def shown(path: Path, root: Path) -> str:
+    """A path as it is named in keys, below the root directory the same on every machine."""
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
 def digest_of_folder(folder: Path) -> str:
     """ "sha256:..." of all files below a folder, with their names; see `digest_of_file`."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        if not _NO_PART.intersection(inside.parts) and path.is_file():
-            digest.update(f"{inside.as_posix()}\0{digest_of_file(path)}\0".encode(errors="surrogatepass"))
+    for path in files_of(folder):
+        inside = path.relative_to(folder).as_posix()
+        digest.update(f"{inside}\0{digest_of_file(path)}\0".encode(errors="surrogatepass"))
     return f"sha256:{digest.hexdigest()[:32]}"
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file itself, or all files below a folder but for caches; sorted, and empty where there is nothing."""
+    if path.is_file():
+        return [path]
+    return [
+        inside
+        for inside in sorted(path.rglob("*"))
+        if not _NO_PART.intersection(inside.relative_to(path).parts) and inside.is_file()
+    ]
 
 
 def model_identity(name: str, revision: str | None, *, offline: bool) -> str:
@@ -64,7 +85,8 @@ def model_identity(name: str, revision: str | None, *, offline: bool) -> str:
     fixed = bool(re.fullmatch(r"[0-9a-f]{40}", revision or ""))
     if not (fixed or offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")):
         raise Unknown(
-            f"{name} may have moved on the hub: give --editguard-revision a whole commit, or --editguard-offline"
+            f"{name} may have moved on the hub; --editguard-offline settles that, or for the model a whole commit as "
+            "--editguard-revision"
         )
     from huggingface_hub import snapshot_download
 

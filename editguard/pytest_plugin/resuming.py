@@ -17,8 +17,10 @@ import pytest
 
 from editguard.errors import CacheError, ConfigurationError
 from editguard.pytest_plugin import collection
+from editguard.pytest_plugin.content import shown
 from editguard.pytest_plugin.journal import Finished, Part, parts_of
-from editguard.pytest_plugin.result_key import THREADS, ResultKey, result_keys
+from editguard.pytest_plugin.result_key import ResultKey, result_keys
+from editguard.pytest_plugin.run_parts import THREADS
 
 if TYPE_CHECKING:
     from editguard.pytest_plugin.keeping import Keeper
@@ -47,11 +49,11 @@ class Decision:
         """What to tell the user."""
         tests = sum(len(each.tests) for each in self.taken.values())
         paths = sorted({each.path for each in self.taken.values()}, reverse=True)
-        shown = [str(path.relative_to(root)) if path.is_relative_to(root) else str(path) for path in paths]
         found = "resumed: no group taken from a journal"
-        if shown:
-            found = f"resumed: {_count(tests, 'test')} of {_count(len(self.taken), 'group')} taken from {shown[0]}"
-            found += f" and {len(shown) - 1} more" if len(shown) > 1 else ""
+        if paths:
+            taken = f"{_count(tests, 'test')} of {_count(len(self.taken), 'group')}"
+            found = f"resumed: {taken} taken from {shown(paths[0], root)}"
+            found += f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         if self.reasons:
             told = Counter(self.reasons.values()).most_common()
             listed = [f"{count}: {reason}" for reason, count in told[:MOST_REASONS]]

@@ -36,3 +36,12 @@ def suite(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setenv("PYTHONPATH", root)
     monkeypatch.setenv("TOY_LOG", str(tmp_path / "toy-log.jsonl"))
     return Suite(pytester, tmp_path / "toy-log.jsonl")
+
+
+@pytest.fixture
+def toy(suite: Suite) -> Suite:
+    """A suite whose model is a folder, as its journal needs it."""
+    folder = suite.path / "toy-model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    return suite

@@ -19,9 +19,19 @@ from editguard.pytest_plugin.progress import Progress
 from editguard.pytest_plugin.runtime import Runtime
 
 SUITE = """
-    import os
+    import os, signal, time
+    from pathlib import Path
 
     CASES = [request(f"City{n}") for n in range(4)]
+
+    def stop(here):
+        if os.environ.get("TOY_STOP") == here:
+            pytest.exit("stopped")
+        if os.environ.get("TOY_STOP") == "kill " + here:
+            while not any(Path(".editguard").glob("journal/*.jsonl")):
+                time.sleep(0.01)
+            worker = os.environ.get("PYTEST_XDIST_WORKER")
+            os.kill(os.getppid() if worker else os.getpid(), signal.SIGKILL)
 
     @pytest.mark.edit_sequence(CASES, checkpoints=(2, 4))
     class TestSequence:
@@ -59,13 +69,11 @@ SUITE = """
 
     @pytest.mark.edit(CASES)
     def test_batch(edited, baseline):
-        if os.environ.get("TOY_STOP") == "batch":
-            pytest.exit("stopped")
+        stop("batch")
         baseline.check(edited.reliability())
 
     def test_with_editor(editor):
-        if os.environ.get("TOY_STOP") == "editor":
-            pytest.exit("stopped")
+        stop("editor")
         with editor(ONE) as edited:
             assert edited.answer(ONE.text) == "Oskar"
 
@@ -73,15 +81,6 @@ SUITE = """
         assert original.answer(ONE.text) == "old"
 """
 ALL = {"passed": 15, "failed": 1, "xfailed": 2, "xpassed": 2, "skipped": 8, "errors": 2}
-
-
-@pytest.fixture
-def toy(suite: Suite) -> Suite:
-    """A suite whose model is a folder, as its journal needs it."""
-    folder = suite.path / "toy-model"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    return suite
 
 
 def journals(suite: Suite) -> Path:
@@ -321,7 +320,7 @@ def test_a_model_whose_files_are_not_known_is_asked_again(suite: Suite, monkeypa
     suite.run("--editguard-methods=toy")
     result = suite.run("--editguard-methods=toy", "--editguard-resume")
     result.assert_outcomes(passed=1)
-    result.stdout.fnmatch_lines(["resumed: no group*toy-model may have moved on the hub: give --editguard-revision*"])
+    result.stdout.fnmatch_lines(["resumed: no group*toy-model may have moved on the hub; --editguard-offline*"])
     result = suite.run("--editguard-methods=toy", "--editguard-resume", "--editguard-offline")
     result.stdout.fnmatch_lines(["resumed: no group*toy-model is neither a folder nor whole in the hub's local cache*"])
     assert not parts_of(journals(suite))
