@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,8 +14,8 @@ import torch
 from pytest_plugin.inner import Suite
 
 from editguard.history import RunCheck, RunHistory
+from editguard.pytest_plugin import collection, options
 from editguard.pytest_plugin.journal import Finished, parts_of
-from editguard.pytest_plugin.options import Configuration
 from editguard.pytest_plugin.progress import Progress
 from editguard.pytest_plugin.runtime import Runtime
 
@@ -350,6 +351,29 @@ def test_a_suite_that_is_written_while_the_run_goes_on_is_run_again(
     assert len(kept(toy)) == 2
 
 
+def test_a_known_failure_that_has_ended_meanwhile_is_run_again(toy: Suite, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.file(
+        """
+        @pytest.mark.edit(ONE)
+        @pytest.mark.known_failure("toy", reason="so far", until="2999-01-31")
+        def test_one(edited):
+            assert not edited.edits
+        """
+    )
+    toy.run("--editguard-methods=toy").assert_outcomes(xfailed=1)
+    toy.run("--editguard-methods=toy", "--editguard-resume").assert_outcomes(xfailed=1)
+
+    class Later(date):
+        @classmethod
+        def today(cls) -> date:
+            return date(2999, 2, 1)
+
+    monkeypatch.setattr(collection, "date", Later)
+    result = toy.run("--editguard-methods=toy", "--editguard-resume")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["resumed: no group*the tests of the group*changed*"])
+
+
 FIXTURES = """
     import os
 
@@ -455,6 +479,8 @@ def test_journals_can_be_left_out_and_then_nothing_can_be_resumed(toy: Suite) ->
     result = toy.run("--editguard-journal=off", "--editguard-resume")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["ERROR: editguard: --editguard-resume takes results from journals*'off'."])
+    result = toy.run("--dist=each", "--tx=popen", "--editguard-resume")
+    result.stderr.fnmatch_lines(["ERROR: editguard: --editguard-resume does not go with --dist=each*"])
     (toy.path / "file").write_text("")
     result = toy.run("--editguard-journal=file")
     result.stderr.fnmatch_lines(["ERROR: editguard: --editguard-journal is a folder or 'off'*"])
@@ -482,8 +508,7 @@ def test_threads_are_the_asked_ones_those_of_the_resumed_run_or_a_workers_share(
     def threads(*arguments: str, worker: int | None = None, before: int | None = None) -> int:
         torch.set_num_threads(4)
         config = toy.pytester.parseconfig(*arguments)
-        configuration: Configuration = __import__("editguard.pytest_plugin.options", fromlist=["read"]).read(config)
-        runtime = Runtime(configuration, Progress(config), worker, threads_before=before)
+        runtime = Runtime(options.read(config), Progress(config), worker, threads_before=before)
         assert runtime.threads() == runtime.threads() == torch.get_num_threads()
         return runtime.threads()
 
