@@ -62,7 +62,7 @@ class Suite:
     def run_apart(self, *arguments: str, model: str = "toy-model") -> pytest.RunResult:
         """Run pytest in a process of its own, as xdist needs it."""
         return self.pytester.runpytest_subprocess(
-            *plugin_arguments(), f"--editguard-model={model}", *arguments, timeout=120
+            *plugin_arguments(), f"--editguard-model={model}", *arguments, timeout=600
         )
 
     def events(self, event: str | None = None) -> list[dict[str, Any]]:
