@@ -83,7 +83,7 @@ def test_any_number_of_workers_gives_the_same_and_goes_on_where_another_number_s
     assert end_of(toy, result) == expected
     toy.forget_events()
     result = toy.run_apart("-n2", mode, "--editguard-resume")
-    assert toy.events() == []
+    assert applied(toy) == []
     assert end_of(toy, result) == expected
 
 
