@@ -174,9 +174,9 @@ def _own_code() -> str:
 
 
 def _installed() -> list[str]:
-    """All packages that can be imported, with their versions."""
+    """All packages that can be imported, with their versions; editguard has a part of its own."""
     found: set[str] = set()
     for folder in sys.path:
         with contextlib.suppress(OSError):
             found |= {name for name in os.listdir(folder or ".") if name.endswith((".dist-info", ".egg-info"))}
-    return sorted(found)
+    return sorted(name for name in found if not name.startswith("editguard-"))
