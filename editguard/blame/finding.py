@@ -101,7 +101,7 @@ class Finding:
             lines.append(f"  the check begins to fail with {self.first}")
         if not self.minimal:
             lines.append("  the time was over before it was known whether all of them are needed")
-        lines.append(f"  {self._confirmation}")
+        lines.append(f"  {self.confirmation}")
         if self.lost:
             count = "1 probe fails" if len(self.lost) == 1 else f"{len(self.lost)} probes fail"
             lines.append(f"  with them {count}:")
@@ -121,7 +121,8 @@ class Finding:
         return f"{len(self.blamed)} of {self.edits} edits are to blame together: with them the check {need}"
 
     @property
-    def _confirmation(self) -> str:
+    def confirmation(self) -> str:
+        """What came of applying the edits to blame from scratch, in words."""
         scratch = self.lost_from_scratch
         return {
             "same": "applied from scratch they lose the same probes",

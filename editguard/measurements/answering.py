@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar, runtime_checkable
 
 if TYPE_CHECKING:
     from editguard.models.generation import StopRule
@@ -47,6 +47,15 @@ class Scored(Protocol):
     @property
     def token_accuracy(self) -> float:
         """Share of positions where both ids are equal."""
+
+
+@runtime_checkable
+class Spelled(Protocol):
+    """A score that tells the answer's tokens one by one; one that was kept may not."""
+
+    @property
+    def tokens(self) -> Sequence[tuple[str, float]]:
+        """Each token's text and probability, the answer's earlier tokens being given."""
 
 
 class Answering(Protocol):

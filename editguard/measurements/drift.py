@@ -16,6 +16,8 @@ from editguard.errors import ConfigurationError
 from editguard.measurements.intervals import SEED
 from editguard.measurements.record import CaseValue, Measurement
 
+CURVE: Final = " curve"
+"""How the name of what joins all checkpoints ends."""
 DRAWS: Final = 2_000
 LEVEL: Final = 0.01
 FEWEST: Final = 6
@@ -45,7 +47,7 @@ def curve(parts: Sequence[Measurement]) -> Measurement:
             )
     return replace(
         last,
-        name=f"{last.name} curve",
+        name=f"{last.name}{CURVE}",
         protocol="+".join(dict.fromkeys(part.protocol for part in parts)),
         values=tuple(_at(part.edits, value) for part in parts for value in part.values),
         excluded_probes=tuple(_key(part.edits, probe) for part in parts for probe in part.excluded_probes),

@@ -20,6 +20,7 @@ from editguard.errors import ConfigurationError
 from editguard.measurements.answering import Answering, Scored
 from editguard.measurements.decoding import decode, is_reasoned
 from editguard.measurements.record import CaseValue, Measurement
+from editguard.measurements.scores import spelled
 from editguard.measurements.selection import Asked, only_known, select
 
 PROTOCOL: Final = "pair_probability"
@@ -166,4 +167,5 @@ def _value(pair: Pair, wanted: Scored, other: Scored, of: Compared) -> CaseValue
         outcome=outcome,
         value=value,
         token_accuracy=wanted.token_accuracy,
+        tokens=spelled(wanted),
     )

@@ -19,6 +19,10 @@ FRACTION: Final = "fraction"
 """The unit of a share of cases."""
 
 
+Tokens = tuple[tuple[str, float], ...]
+"""Tokens of an answer, each with its probability."""
+
+
 def named(title: str, unit: str) -> str:
     """A measurement's title as people read it: with its unit, except where that is a share of cases."""
     return title if unit == FRACTION else f"{title} ({unit})"
@@ -71,6 +75,9 @@ class CaseValue:
         original: the unedited model's answer, where it was asked too.
         must_hold: whether a single flip of this case is a regression.
         lookup: how the answer came through a memory of edits, where there is one.
+        tokens: the first expected answer's tokens, each with its probability when the ones before are given; of the
+            pass that `token_accuracy` comes from, empty where there was none.
+        tokens_before: the same of the unedited model, where it was asked too.
     """
 
     probe: str
@@ -85,9 +92,13 @@ class CaseValue:
     original: str | None = None
     must_hold: bool = False
     lookup: Lookup | None = None
+    tokens: Tokens = ()
+    tokens_before: Tokens = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "expected", tuple(self.expected))
+        for name in ("tokens", "tokens_before"):
+            object.__setattr__(self, name, tuple((text, chance) for text, chance in getattr(self, name)))
         for name in ("value", "token_accuracy"):
             number = getattr(self, name)
             if number is not None and not isfinite(number):

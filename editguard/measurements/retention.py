@@ -136,7 +136,7 @@ def history_of(requests: Sequence[EditRequest], measurements: Iterable[Measureme
             raise ConfigurationError(
                 f"a measurement of {one.edits} edits is not of the first {one.edits} of the sequence's {len(wanted)}."
             )
-        outcomes[one.edits] = _outcomes((value.edit, value.value) for value in one.valid)
+        outcomes[one.edits] = passed(one)
     return History(tuple(requests), outcomes)
 
 
@@ -157,6 +157,11 @@ def history_of_records(
             for n, lines in records.items()
         },
     )
+
+
+def passed(measurement: Measurement) -> dict[str, bool]:
+    """Per id of a request whether all of its probes in a measurement passed; requests not asked are missing."""
+    return _outcomes((value.edit, value.value) for value in measurement.valid if value.edit)
 
 
 def _outcomes(values: Iterable[tuple[str, float | None]]) -> dict[str, bool]:

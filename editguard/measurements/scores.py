@@ -14,13 +14,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
+from typing import Final
 
 from editguard.edits import EditCase, EditRequest, Probe, Property
-from editguard.measurements.answering import Answering, Scored
+from editguard.measurements.answering import Answering, Scored, Spelled
 from editguard.measurements.decoding import answer_limit, decode, is_reasoned
 from editguard.measurements.matching import PASSING, judge_answer
-from editguard.measurements.record import CaseValue, Lookup, Measurement
+from editguard.measurements.record import CaseValue, Lookup, Measurement, Tokens
 from editguard.measurements.selection import Asked, only_known, select
+
+SPELLED_TOKENS: Final = 16
+"""Of a longer answer no more are told."""
 
 
 def measure(
@@ -94,6 +98,7 @@ def _matches(asked: Sequence[Asked], edited: Answering, original: Answering | No
                 token_accuracy=score.token_accuracy if score is not None else None,
                 original=before[position].text if before is not None else None,
                 lookup=answer.lookup,
+                tokens=spelled(score),
             )
         )
     return values
@@ -120,6 +125,8 @@ def _agreements(asked: Sequence[Asked], edited: Answering, original: Answering) 
                 token_accuracy=_agreement(*both) if both is not None else None,
                 original=old.text,
                 lookup=answer.lookup,
+                tokens=spelled(score),
+                tokens_before=spelled(old_score),
             )
         )
     return values
@@ -127,9 +134,9 @@ def _agreements(asked: Sequence[Asked], edited: Answering, original: Answering) 
 
 def _choices(asked: Sequence[Asked], edited: Answering, original: Answering, *, agreement: bool) -> list[CaseValue]:
     """The likeliest option of each probe."""
-    before = [option for option, _ in _likeliest(asked, original)]
+    before = _likeliest(asked, original)
     values = []
-    for one, (option, gold), old in zip(asked, _likeliest(asked, edited), before, strict=True):
+    for one, (option, gold), (old, gold_before) in zip(asked, _likeliest(asked, edited), before, strict=True):
         expected = (old or "",) if agreement else one.probe.answers
         if option is None or (agreement and old is None):
             outcome, value = "invalid", None
@@ -146,28 +153,29 @@ def _choices(asked: Sequence[Asked], edited: Answering, original: Answering, *, 
                 answer=option or "",
                 outcome=outcome,
                 value=value,
-                token_accuracy=gold,
+                token_accuracy=gold.token_accuracy if gold is not None else None,
                 original=old,
+                tokens=spelled(gold),
+                tokens_before=spelled(gold_before),
             )
         )
     return values
 
 
-def _likeliest(asked: Sequence[Asked], model: Answering) -> list[tuple[str | None, float | None]]:
-    """For each probe its likeliest option ("" for a tie, None without finite scores), and the gold's token accuracy."""
+def _likeliest(asked: Sequence[Asked], model: Answering) -> list[tuple[str | None, Scored | None]]:
+    """For each probe its likeliest option ("" for a tie, None without finite scores), and the gold answer's score."""
     pairs = [(one.probe.prompt, choice) for one in asked for choice in one.probe.choices]
     scores = iter(model.score(pairs) if pairs else [])
-    found: list[tuple[str | None, float | None]] = []
+    found: list[tuple[str | None, Scored | None]] = []
     for one in asked:
         options = {choice: next(scores) for choice in one.probe.choices}
         gold = next((options[answer] for answer in one.probe.answers if answer in options), None)
-        accuracy = gold.token_accuracy if gold is not None else None
         if not all(isfinite(score.log_prob) for score in options.values()):
-            found.append((None, accuracy))
+            found.append((None, gold))
             continue
         best = max(score.log_prob for score in options.values())
         winners = [choice for choice, score in options.items() if score.log_prob == best]
-        found.append((winners[0] if len(winners) == 1 else "", accuracy))
+        found.append((winners[0] if len(winners) == 1 else "", gold))
     return found
 
 
@@ -187,6 +195,13 @@ def _agreement(score: Scored, reference: Scored) -> float:
     return sum(one == other for one, other in pairs) / len(pairs)
 
 
+def spelled(score: object) -> Tokens:
+    """The first tokens of a scored answer with their probabilities, to four digits: they travel with every case."""
+    if not isinstance(score, Spelled):
+        return ()
+    return tuple((text, float(f"{chance:.4g}")) for text, chance in score.tokens[:SPELLED_TOKENS] if isfinite(chance))
+
+
 def _candidates(request: EditRequest | None) -> tuple[str, ...]:
     """Answers that contradict the accepted one: what the edit replaced, and what it put there."""
     if request is None:
@@ -203,6 +218,8 @@ def _value(
     token_accuracy: float | None,
     original: str | None,
     lookup: Lookup | None,
+    tokens: Tokens = (),
+    tokens_before: Tokens = (),
 ) -> CaseValue:
     return CaseValue(
         probe=one.probe.id,
@@ -216,4 +233,6 @@ def _value(
         token_accuracy=token_accuracy,
         original=original,
         lookup=lookup,
+        tokens=tokens,
+        tokens_before=tokens_before,
     )

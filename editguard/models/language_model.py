@@ -348,7 +348,7 @@ class LanguageModel:
 
         def run(batch: list[int]) -> list[Score]:
             logits = self.logits_at([forced[index] for index in batch])
-            return [_score(rows, encoded[index][1]) for rows, index in zip(logits, batch, strict=True)]
+            return [self._score(rows, encoded[index][1]) for rows, index in zip(logits, batch, strict=True)]
 
         lengths = [len(before) + len(after) for before, after in encoded]
         made = self.in_batches(lengths, run, keys=self._beginnings([before for before, _ in encoded]))
@@ -438,6 +438,14 @@ class LanguageModel:
         if not row or (self.context_length is not None and len(row) > self.context_length):
             raise PromptTooLong(prompt, len(row), self.context_length)
 
+    def _score(self, logits: Tensor, answer: Sequence[int]) -> Score:
+        """How an answer of these tokens is taken; logits: (tokens, vocabulary)."""
+        log_probs = logits.float().log_softmax(-1)
+        wanted = torch.tensor(answer, device=logits.device)
+        picked = log_probs.gather(-1, wanted[:, None])[:, 0]
+        texts = tuple(self._token_text(token) for token in answer)
+        return Score(tuple(picked.tolist()), tuple(logits.argmax(-1).tolist()), tuple(answer), texts)
+
     def _token_text(self, token: int) -> str:
         text = self.tokenizer.decode([token], clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
@@ -495,10 +503,3 @@ class LanguageModel:
             RuntimeWarning,
             stacklevel=4,
         )
-
-
-def _score(logits: Tensor, answer: Sequence[int]) -> Score:
-    log_probs = logits.float().log_softmax(-1)
-    wanted = torch.tensor(answer, device=logits.device)
-    picked = log_probs.gather(-1, wanted[:, None])[:, 0]
-    return Score(tuple(picked.tolist()), tuple(logits.argmax(-1).tolist()), tuple(answer))

@@ -13,11 +13,18 @@ class Score:
             fed.
         argmax_ids: the model's most likely token at each of these positions.
         answer_ids: the answer's tokens.
+        texts: the text of each of them, where it was told.
     """
 
     log_probs: tuple[float, ...]
     argmax_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
+    texts: tuple[str, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[tuple[str, float], ...]:
+        """Each token's text and probability, the answer's earlier tokens being fed; none without texts."""
+        return tuple((text, math.exp(log_prob)) for text, log_prob in zip(self.texts, self.log_probs, strict=False))
 
     @property
     def log_prob(self) -> float:

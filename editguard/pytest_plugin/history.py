@@ -52,6 +52,11 @@ class RunNotes:
         self._workers += 1
         self._most_workers = max(self._most_workers, self._workers)
 
+    @property
+    def most_workers(self) -> int:
+        """How many processes ran tests at once at most."""
+        return self._most_workers
+
     def worker_ended(self) -> None:
         """One fewer is."""
         self._workers -= 1

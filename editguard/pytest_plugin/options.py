@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from editguard.device_map import HELP as DEVICE_MAP_HELP
 from editguard.device_map import DeviceMap, read_device_map, refuse_both
 from editguard.errors import ConfigurationError, closest
-from editguard.storage import HISTORY_FILE, JOURNAL_FOLDER
+from editguard.storage import HISTORY_FILE, JOURNAL_FOLDER, refuse_unwritable
 
 if TYPE_CHECKING:
     import pytest
@@ -128,6 +128,12 @@ def _path_or_off(value: Any) -> Path | None:
     return None if value is False or str(value).strip() == "off" else Path(str(value)).expanduser()
 
 
+def _path(value: Any) -> Path:
+    if isinstance(value, bool) or not str(value).strip():
+        raise ValueError("must name a file")
+    return Path(str(value)).expanduser()
+
+
 def _folder(value: Any) -> Path:
     path = Path(value).expanduser()
     if not path.is_dir():
@@ -218,6 +224,12 @@ OPTIONS: tuple[Option, ...] = (
         _switch,
         False,
         "bool",
+    ),
+    Option(
+        "html",
+        "File to which the run is written as one page of HTML, relative to the root directory",
+        _path,
+        metavar="FILE",
     ),
     Option("cache_dir", "Folder for prepared data, by default the user's cache folder", Path, metavar="DIR"),
     Option(
@@ -328,6 +340,7 @@ class Configuration:
     journal: Path | None
     """None where no journal is kept."""
     resume: bool
+    html: Path | None
     cache_dir: Path | None
     corpus: Path | None
     training: Path | None
@@ -459,6 +472,11 @@ def read(config: pytest.Config) -> Configuration:
             raise ConfigurationError(f"--editguard-journal is a folder or 'off'; {values['journal']} is a file.")
     elif values["resume"]:
         raise ConfigurationError("--editguard-resume takes results from journals, and --editguard-journal is 'off'.")
+    if values["html"] is not None:
+        values["html"] = config.rootpath / values["html"]
+        if values["html"].is_dir():
+            raise ConfigurationError(f"--editguard-html is a file; {values['html']} is a folder.")
+        refuse_unwritable(values["html"].parent, error=ConfigurationError)
     demonstrations = table.get("demonstrations")
     if demonstrations is not None:
         given.append("demonstrations")

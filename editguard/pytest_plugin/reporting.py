@@ -13,6 +13,7 @@ from editguard.errors import EditguardError
 from editguard.pytest_plugin import github, options, state
 from editguard.pytest_plugin.baselines import RECORDING
 from editguard.pytest_plugin.history import RunNotes
+from editguard.pytest_plugin.page import PageNotes
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
@@ -69,6 +70,7 @@ class Reporter:
         self._notes: list[str] = []
         self._breaches: list[Breach] = []
         self._failures: list[Annotation] = []
+        self._page = PageNotes(config, present.configuration)
         self._github = github.wanted(present.configuration.github)
 
     # ---- during the run
@@ -78,12 +80,14 @@ class Reporter:
         """Take what a test left on its report, so that reports stay small."""
         told: Mapping[str, Any] | None = report.__dict__.pop(state.ATTACHED, None)
         self._gathered.failed += report.failed and not hasattr(report, "wasxfail")
-        if report.failed and not hasattr(report, "wasxfail") and len(self._failures) < MOST_FAILURES and self._github:
+        told_of = (self._github or self._page.wanted) and len(self._failures) < MOST_FAILURES
+        if report.failed and not hasattr(report, "wasxfail") and told_of:
             self._failures.append(github.annotation(report, self._config.rootpath))
         if report.when == "setup" and report.outcome == "skipped":
             self._note_refusal(report)
         if told is None:
             return
+        self._page.note(report, told)
         from editguard.comparison import Verdict
         from editguard.measurements import AnsweringCost, Measurement, PhaseCost
         from editguard.measurements.signals import Signals
@@ -151,6 +155,27 @@ class Reporter:
             self._run.write(self._gathered.verdicts, exit_status=int(session.exitstatus), complete=complete)
         except EditguardError as error:
             self._notes.append(f"{error} This run's verdict stands; it is missing in the history.")
+        self._write_page(int(session.exitstatus))
+
+    def _write_page(self, exit_status: int) -> None:
+        """Write the page of the run, where one is wanted."""
+        told = self._gathered
+        try:
+            self._page.write(
+                exit_status=exit_status,
+                workers=self._run.most_workers,
+                measurements=list(told.measurements.values()),
+                verdicts=told.verdicts,
+                findings=told.findings,
+                sequences=self._sequences(),
+                failures=self._failures,
+                gated=bool(self._gate()),
+                breaches=self._breaches,
+                notes=[*self._found_late(), *self._notes, *filter(None, [self._state.last_error])],
+                remarks=self._refusals(),
+            )
+        except EditguardError as error:
+            self._notes.append(f"{error} This run's verdict stands; it has no page.")
 
     def _settle(self, session: pytest.Session, finished: bool) -> None:
         if finished:
@@ -291,6 +316,16 @@ class Reporter:
         except EditguardError as error:
             terminalreporter.write_line(str(error), red=True)
 
+    def _found_late(self) -> list[str]:
+        """What Holm's further steps have found."""
+        if not self._late:
+            return []
+        labels = ", ".join(dict.fromkeys(verdict.label for verdict in self._late))
+        return [
+            f"the run fails: Holm's correction over all checks finds {len(self._late)} more "
+            f"regressed, whose tests had passed: {labels}"
+        ]
+
     def _refusals(self) -> list[str]:
         return [
             f"{count} test{'' if count == 1 else 's'} refused by {reason}"
@@ -335,13 +370,8 @@ class Reporter:
             command = self._prune_command()
             for line in terminal.orphan_lines(self._orphans, command):
                 yield line, yellow
-        if self._late:
-            labels = ", ".join(dict.fromkeys(verdict.label for verdict in self._late))
-            yield (
-                f"the run fails: Holm's correction over all checks finds {len(self._late)} more "
-                f"regressed, whose tests had passed: {labels}",
-                red,
-            )
+        for line in self._found_late():
+            yield line, red
         for line in self._gate():
             yield line, red if self._breaches else {}
         for line in self._refusals():
@@ -350,6 +380,8 @@ class Reporter:
             yield f"baselines: {line}", {}
         for line in self._state.told:
             yield line, yellow
+        for line in self._page.lines:
+            yield line, {}
         for line in (*self._notes, *filter(None, [self._state.last_error])):
             yield line, red
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from editguard.report.palette import COLOURS
 from editguard.report.trade_off import svg
 from editguard.study.criteria import Group, Value
 from editguard.study.plan import UNEDITED, Mode
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 SHOWN: Final = ("reliability", "generalization", "portability", "locality", "other_tasks", "fluency")
-_COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#5b4b8a")
-"""Apart from each other also with colour blindness (after Okabe and Ito 2008)."""
 _MARKS: Final = ("o", "s", "^", "D", "v", "P", "X")
 _STYLES: Final = ("-", "--", ":")
 
@@ -112,9 +111,9 @@ def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Colour, mark and style of each method's line, no two alike up to 49 methods."""
     found: dict[str, dict[str, Any]] = {}
     for at, name in enumerate(names):
-        lap = at // len(_COLOURS)
+        lap = at // len(COLOURS)
         found[name] = {
-            "color": _COLOURS[at % len(_COLOURS)],
+            "color": COLOURS[at % len(COLOURS)],
             "marker": _MARKS[(at + lap) % len(_MARKS)],
             "linestyle": _STYLES[lap % len(_STYLES)],
         }

@@ -58,7 +58,7 @@ def measurement_rows(
         row[one.method] = one
     table: list[list[str]] = []
     for (mode, edits, *_), rows in groups.items():
-        for number, (title, found) in enumerate(sorted(rows, key=lambda row: _property_order(row[0]))):
+        for number, (title, found) in enumerate(sorted(rows, key=lambda row: property_order(row[0]))):
             cases = {_cases(one) for one in found.values()}
             shared = cases.pop() if len(cases) == 1 else ""
             cells = [_cell(found[method], with_cases=not shared) if method in found else "" for method in methods]
@@ -256,8 +256,8 @@ def _in_full(verdicts: Iterable[Verdict], kind: Kind) -> list[str]:
     return [line for verdict in chosen for line in (verdict.label, *(f"  {line}" for line in verdict.lines))]
 
 
-def _property_order(title: str) -> tuple[int, str, str]:
-    """By the survey's order; of one property, what real decoding decides comes first."""
+def property_order(title: str) -> tuple[int, str, str]:
+    """Key of a property's title: by the survey's order; of one property, what real decoding decides comes first."""
     word, _, rest = title.partition("/")[0].partition(" ")
     place = list(PROPERTIES).index(word) if word in PROPERTIES else len(PROPERTIES)
     return (place, rest, title)
