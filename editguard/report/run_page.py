@@ -180,10 +180,16 @@ def _tables(measurements: Sequence[Measurement]) -> list[Table]:
         groups: list[tuple[str, list[tuple[str, str, tuple[tuple[str, str], ...]]]]] = []
         for edits, title, cases, *cells in rows:
             if edits:
-                groups.append((edits, []))
+                groups.append((_edits_in_words(edits), []))
             groups[-1][1].append((title, cases, tuple(_parted(cell) for cell in cells)))
         tables.append(Table(tuple(abreast), tuple((edits, tuple(lines)) for edits, lines in groups)))
     return tables
+
+
+def _edits_in_words(edits: str) -> str:
+    """From "10 (sequence)", as the terminal has it, to "10 edits, sequence"."""
+    number, _, mode = edits.partition(" (")
+    return f"{number} edit{'' if number == '1' else 's'}, {mode.removesuffix(')')}"
 
 
 def _parted(cell: str) -> tuple[str, str]:

@@ -74,3 +74,13 @@ def test_an_explanation_speaks_of_the_real_next_tokens(model: ModelUnderTest) ->
     lines = model.answer(request.text).explain()
     assert any(request.text in line for line in lines)
     assert sum("->" in line for line in lines) == 6
+
+
+def test_the_told_tokens_spell_the_wanted_answer_and_multiply_to_its_probability(model: ModelUnderTest) -> None:
+    told = [value for one in all_of(model) for value in one.values if value.tokens]
+    assert len(told) > 10
+    for value in told:
+        score = model.score(value.prompt, value.expected[0])
+        assert sum(log(chance) for _, chance in value.tokens) == pytest.approx(score.log_prob, abs=2e-3)
+        assert "".join(text for text, _ in value.tokens).strip() == value.expected[0].strip()
+    assert all(value.tokens_before == value.tokens for value in model.locality().values)  # nothing is edited

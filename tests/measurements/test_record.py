@@ -46,7 +46,7 @@ def test_without_a_valid_case_there_is_no_mean() -> None:
 
 def test_a_measurement_survives_json() -> None:
     found = measurement(
-        value("a", token_accuracy=0.25, original="Oskar", must_hold=True),
+        value("a", token_accuracy=0.25, original="Oskar", must_hold=True, tokens=((" Os", 0.5), ("kar", 0.25))),
         value("b", None),
         kind="rephrase",
         excluded_probes=("x",),
@@ -55,6 +55,17 @@ def test_a_measurement_survives_json() -> None:
     again = Measurement.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False)))
     assert again == found
     assert again.id == found.id
+
+
+def test_a_measurement_that_was_kept_before_tokens_were_told_reads_back_with_its_id() -> None:
+    found = measurement(value("a", tokens=(("Os", 0.5),), tokens_before=(("Os", 1.0),)), value("b"))
+    record = json.loads(json.dumps(found.to_json()))
+    for case in record["values"]:
+        del case["tokens"], case["tokens_before"]
+    again = Measurement.from_json(record)
+    assert again.id == found.id
+    assert [case.tokens for case in again.values] == [(), ()]
+    assert again.values[0] == replace(found.values[0], tokens=(), tokens_before=())
 
 
 def test_the_check_is_known_by_what_is_asked_and_not_by_what_came_out() -> None:

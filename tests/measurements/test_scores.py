@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from editguard.edits import EditCase, EditRequest, Probe
 from editguard.errors import ConfigurationError
 from editguard.measurements import Measurement, Remembered, measure
 from editguard.measurements.record import Lookup
+from editguard.measurements.scores import SPELLED_TOKENS, spelled
 
 TEXT = moved().text
 
@@ -279,3 +282,62 @@ def test_permuted_gold_answers_score_at_chance() -> None:
     assert 3 / 400 <= result.mean <= 38 / 400
     chance = sum(one == other for one, other in zip(targets, shuffled, strict=True)) / 400
     assert result.mean == chance
+
+
+class Spelling(Scripted):
+    """Tells each letter of a scored answer with a probability: 0.9 of one that it would say, else 0.1."""
+
+    def score(self, pairs: Sequence[tuple[str, str]]) -> list[Any]:
+        return [
+            SimpleNamespace(
+                answer_ids=score.answer_ids,
+                argmax_ids=score.argmax_ids,
+                log_prob=score.log_prob,
+                token_accuracy=score.token_accuracy,
+                tokens=[
+                    (chr(wanted), 0.9 if wanted == said else 0.1)
+                    for wanted, said in zip(score.answer_ids, score.argmax_ids, strict=True)
+                ],
+            )
+            for score in super().score(pairs)
+        ]
+
+
+@given(said=st.text("abc", min_size=1, max_size=40), gold=st.text("abc", min_size=1, max_size=40))
+def test_the_wanted_tokens_come_with_their_probabilities_from_the_pass_that_is_made_anyway(
+    said: str, gold: str
+) -> None:
+    request = moved(target=gold)
+    plain, telling = Scripted({TEXT: said}), Spelling({TEXT: said})
+    without = measure("reliability", plain, Scripted({}), [case(request)])
+    told = measure("reliability", telling, Scripted({}), [case(request)])
+    assert telling.scored == plain.scored
+    assert telling.generated == plain.generated
+    [value] = told.values
+    right = [one == other for one, other in zip(gold, said.ljust(len(gold), "\0"), strict=False)]
+    assert (
+        value.tokens
+        == tuple((letter, 0.9 if good else 0.1) for letter, good in zip(gold, right, strict=True))[:SPELLED_TOKENS]
+    )
+    assert without.values[0] == replace(value, tokens=())
+    assert told.id == without.id
+
+
+def test_where_the_unedited_model_is_asked_anyway_its_probabilities_stand_beside_them() -> None:
+    original, edited = Spelling({"Q": "Rena"}), Spelling({"Q": "Rest"})
+    [value] = measure("locality", edited, original, [case(None, locality("Q", "other_relation"))]).values
+    assert value.tokens == (("R", 0.9), ("e", 0.9), ("n", 0.1), ("a", 0.1))
+    assert value.tokens_before == tuple((letter, 0.9) for letter in "Rena")
+    choice = Probe(property="other_tasks", kind="t", prompt="Q", answers=("Rest",), choices=("Rena", "Rest"))
+    likelier = {("Q", "Rest"): -0.5}
+    original.likelihoods = edited.likelihoods = likelier
+    [value] = measure("other_tasks", edited, original, [case()], tasks=(choice,)).values
+    assert (value.answer, value.tokens) == ("Rest", tuple((letter, 0.9) for letter in "Rest"))
+    assert value.tokens_before == (("R", 0.9), ("e", 0.9), ("s", 0.1), ("t", 0.1))
+
+
+def test_tokens_without_a_finite_probability_are_not_told_and_digits_are_few() -> None:
+    score = SimpleNamespace(tokens=[("a", 0.123456), ("b", float("nan")), ("c", 1.0)])
+    assert spelled(score) == (("a", 0.1235), ("c", 1.0))
+    assert spelled(None) == ()
+    assert spelled(SimpleNamespace(log_prob=-1.0)) == ()

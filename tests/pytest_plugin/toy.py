@@ -99,6 +99,7 @@ class ToyModel:
                 argmax_ids=(int(self.answer(prompt) == answer),),
                 log_prob=-1.0,
                 token_accuracy=float(self.answer(prompt) == answer),
+                tokens=((answer, 0.75),),
             )
             for prompt, answer in pairs
         ]

@@ -15,7 +15,9 @@ from editguard.report.cases import Cases, Packed
 from editguard.report.github import Annotation
 from editguard.report.run_page import Run
 
-HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">&amp;{{ 7 * 7 }}"
+HOSTILE = (
+    "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">&amp;{{ 7 * 7 }}"
+)
 EDITS = tuple(f"edit{number:03}" for number in range(1, 31))
 TEST = "suites/test_sequence.py::test_earlier_edits_survive[{}-{}]"
 
@@ -159,7 +161,9 @@ def failed_run(**more: Any) -> Run:
         "findings": [finding()],
         "sequences": [series("rome", worse_from=12), series("memit")],
         "failures": [
-            Annotation(severity="error", file="suites/test_sequence.py", line=7, title="test_x[rome-30]", message=HOSTILE)
+            Annotation(
+                severity="error", file="suites/test_sequence.py", line=7, title="test_x[rome-30]", message=HOSTILE
+            )
         ],
         "gated": True,
         "breaches": [Breach("limit", "locality [rome]: 0.500, the limit is locality>=0.9")],

@@ -135,10 +135,10 @@
 
   function tokens(pairs) {
     if (!pairs.length) return "not computed for this case";
-    return pairs.map(([place, chance]) => {
+    return pairs.flatMap(([place, chance]) => {
       const own = element("span", null, { class: "token" });
       own.append(element("code", text(place)), ` ${chance.toPrecision(3)}`);
-      return own;
+      return [own, " "];
     });
   }
 
