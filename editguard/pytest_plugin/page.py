@@ -25,21 +25,24 @@ COUNTED = ("failed", "error", "passed", "skipped", "xfailed", "xpassed")
 """Outcomes of tests as pytest's own summary has them."""
 
 
-def ask_before(notes: Mapping[str, Any], present: State) -> None:
-    """Where a page is wanted, ask the unedited model what it answers to cases that failed, unless it was asked.
+def complete(notes: Mapping[str, Any], present: State) -> None:
+    """Complete the cases that a test tells of for the page, or make them smaller where none is wanted.
+
+    For a page the unedited model is asked what it answers to cases that failed, unless it was asked. Without one
+    the tokens of cases that passed are dropped.
 
     Args:
-        notes: of a phase of a test, as `State.take_notes` gives them; the answers are put into their measurements.
+        notes: of a phase of a test, as `State.take_notes` gives them; their measurements are changed.
     """
-    if present.configuration.html is None:
-        return
     silent: dict[str, list[dict[str, Any]]] = {}
     for measurement in notes.get("measurements", ()):
-        if measurement["name"] in PROPERTIES and measurement["edit_ids"]:
-            for value in measurement["values"]:
-                if value["value"] != 1.0 and value["original"] is None:
-                    silent.setdefault(value["prompt"], []).append(value)
-    if not silent:
+        asked = measurement["name"] in PROPERTIES and measurement["edit_ids"]
+        for value in measurement["values"]:
+            if value["value"] == 1.0 and present.configuration.html is None:
+                value["tokens"] = value["tokens_before"] = ()
+            elif value["value"] != 1.0 and value["original"] is None and asked:
+                silent.setdefault(value["prompt"], []).append(value)
+    if present.configuration.html is None or not silent:
         return
     with suppress(EditguardError):  # what cannot be asked beside the tests fails none of them
         for prompt, answer in zip(silent, present.runtime.original().answers(list(silent)), strict=True):

@@ -219,7 +219,7 @@ def pytest_runtest_makereport(
             locations.add_section(report, "editguard: an expired known failure", told)
         notes = state.of(item.config).take_notes()
         if notes:
-            page.ask_before(notes, state.of(item.config))
+            page.complete(notes, state.of(item.config))
             report.__dict__[state.ATTACHED] = {"suite": suite_name(item), **notes}
             if state.of(item.config).configuration.junit_properties and item.config.getoption("xmlpath", None):
                 item.user_properties += properties.of_notes(notes)

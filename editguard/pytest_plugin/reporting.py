@@ -409,9 +409,8 @@ class Reporter:
 def _slim(measurement: Measurement) -> Measurement:
     """The measurement without its texts: all that a table needs of it."""
     identity = measurement.id
-    slim = replace(
-        measurement,
-        values=tuple(replace(value, prompt="", expected=(), answer="", original=None) for value in measurement.values),
-    )
+    texts: dict[str, Any] = {"prompt": "", "expected": (), "answer": "", "original": None}
+    texts |= {"tokens": (), "tokens_before": ()}
+    slim = replace(measurement, values=tuple(replace(value, **texts) for value in measurement.values))
     assert slim.id == identity
     return slim

@@ -32,7 +32,6 @@ SHOWN_FLIPS: Final = 10
 _PASSED, _FAILED, _STOPPED, _NOTHING = "Passed", "Failed", "Stopped", "Nothing was tested"
 _OUTCOMES: Final[Mapping[int, str]] = {0: _PASSED, 2: _STOPPED, 5: _NOTHING}
 """By exit status; all others are failures."""
-_OPEN: Final = ("undecided", "missing", "not comparable")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +93,14 @@ class Run:
         return sorted(found, key=lambda verdict: -1.0 if verdict.p_value is None else verdict.p_value)
 
     @property
-    def open(self) -> list[Verdict]:
-        """Checks without a clear verdict."""
-        return [verdict for verdict in self.verdicts if verdict.kind in _OPEN]
+    def undecided(self) -> list[Verdict]:
+        """Checks that were compared without a clear verdict."""
+        return [verdict for verdict in self.verdicts if verdict.kind == "undecided"]
+
+    @property
+    def uncompared(self) -> list[Verdict]:
+        """Checks that there is nothing to compare with for."""
+        return [verdict for verdict in self.verdicts if verdict.kind in ("missing", "not comparable")]
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from pytest_plugin.inner import Suite
 
+from editguard.pytest_plugin.page import complete
 from editguard.report import cases
 from editguard.report.cases import COLUMNS
 
@@ -123,6 +125,20 @@ def test_the_unedited_model_is_asked_for_failing_cases_and_only_for_a_page(
         file.unlink()
     suite.run(TOY, "--editguard-baseline=update").assert_outcomes(passed=4)
     assert baseline(suite) == with_page
+
+
+def test_messages_carry_the_tokens_of_passing_cases_for_a_page_alone() -> None:
+    def noted() -> dict[str, Any]:
+        values = [
+            {"value": value, "original": "old", "prompt": "p", "tokens": (("a", 0.5),), "tokens_before": ()}
+            for value in (1.0, 0.0)
+        ]
+        return {"measurements": [{"name": "locality", "edit_ids": ["e"], "values": values}]}
+
+    for html, kept in ((None, [0, 1]), (Path("report.html"), [1, 1])):
+        notes = noted()
+        complete(notes, cast(Any, SimpleNamespace(configuration=SimpleNamespace(html=html))))
+        assert [len(value["tokens"]) for value in notes["measurements"][0]["values"]] == kept
 
 
 def test_passing_cases_are_bounded_and_failing_ones_are_not(suite: Suite, monkeypatch: pytest.MonkeyPatch) -> None:

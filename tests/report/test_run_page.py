@@ -139,6 +139,15 @@ def test_regressions_blame_and_open_questions_are_told_in_full() -> None:
     assert regressed < text.index("Open questions", text.index("Regressions and what is to blame")) < opened
 
 
+def test_checks_without_a_baseline_are_a_list() -> None:
+    run = failed_run()
+    lacking = replace(run.verdicts[2], kind="missing", reason="no value was accepted yet", details=("record it",))
+    page = Page(run_page(failed_run(verdicts=[lacking, replace(lacking, kind="not comparable")])))
+    assert "2 checks without a baseline to compare with" in page.text
+    assert page.text.count("No value was accepted yet. record it") == 2
+    assert "open" in {attributes.get("id") for attributes in page.of("section")}
+
+
 def test_a_finding_without_an_edit_says_why() -> None:
     run = failed_run(findings=[finding(reason="the time was over", blamed=(), first=None)])
     assert "no edit is named: the time was over" in Page(run_page(run)).text

@@ -1,6 +1,7 @@
 "use strict";
 (function () {
   const PAGE = 50;
+  const LONG = 200;
   const at = (id) => document.getElementById(id);
   const data = JSON.parse(at("data").textContent);
   const column = Object.fromEntries(data.columns.map((name, place) => [name, place]));
@@ -19,6 +20,8 @@
     }
     return haystacks[number];
   }
+
+  const clipped = (whole) => (whole !== null && whole.length > LONG ? `${whole.slice(0, LONG)}…` : whole);
 
   function element(name, content, attributes) {
     const made = document.createElement(name);
@@ -74,14 +77,14 @@
       made.append(own);
       return own;
     };
-    const button = element("button", told(row, "prompt") || "(no prompt)", { type: "button", "aria-expanded": "false" });
+    const button = element("button", clipped(told(row, "prompt")) || "(no prompt)", { type: "button", "aria-expanded": "false" });
     button.addEventListener("click", () => toggle(button, made, number));
     const prompt = cell("prompt");
     prompt.append(button);
     if (of(row, "must_hold")) prompt.append(element("strong", "must hold", { class: "tag" }));
-    cell("wanted", text(of(row, "expected").concat([-1])[0]) || "");
-    cell("before", told(row, "before") ?? "–");
-    cell("after", told(row, "after"));
+    cell("wanted", clipped(text(of(row, "expected").concat([-1])[0])) || "");
+    cell("before", clipped(told(row, "before")) ?? "–");
+    cell("after", clipped(told(row, "after")));
     const value = of(row, "value");
     const graded = value !== null && value !== 0 && value !== 1 ? ` ${value}` : "";
     cell("outcome", told(row, "outcome") + graded + (of(row, "lost") ? ", lost" : ""), of(row, "failing") ? "failing" : "");
