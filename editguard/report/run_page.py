@@ -28,7 +28,8 @@ from editguard.report.sequences import Grown, grown_sequences
 
 METHODS_ABREAST: Final = 6
 """In a table that paper holds."""
-SHOWN_FLIPS: Final = 10
+SHOWN: Final = 10
+"""Lost cases of a verdict, and edits and probes of a finding, at most; all cases are below."""
 _PASSED, _FAILED, _STOPPED, _NOTHING = "Passed", "Failed", "Stopped", "Nothing was tested"
 _OUTCOMES: Final[Mapping[int, str]] = {0: _PASSED, 2: _STOPPED, 5: _NOTHING}
 """By exit status; all others are failures."""
@@ -146,7 +147,7 @@ def run_page(run: Run) -> str:
         maps=_maps(run, grown),
         signs=SIGNS,
         colours=list(zip(COLOURS, ON_DARK, strict=True)),
-        shown_flips=SHOWN_FLIPS,
+        shown=SHOWN,
         style=Markup(_file("run.css")),
         script=Markup(script),
         digest=b64encode(sha256(script.encode()).digest()).decode("ascii"),

@@ -148,6 +148,16 @@ def test_checks_without_a_baseline_are_a_list() -> None:
     assert "open" in {attributes.get("id") for attributes in page.of("section")}
 
 
+def test_of_many_edits_to_blame_the_first_are_named_and_all_are_counted() -> None:
+    [edit] = finding().blamed
+    blamed = tuple(replace(edit, number=number, text=f"edit {number} is blamed") for number in range(1, 16))
+    [probe] = finding().lost
+    text = Page(run_page(failed_run(findings=[finding(blamed=blamed, lost=(probe,) * 12)]))).text
+    assert "15 edits to blame; here the first 10" in text
+    assert "12 probes lost with these edits in force; here the first 10" in text
+    assert (text.count("is blamed"), text.count("Lund")) == (10, 10)
+
+
 def test_a_finding_without_an_edit_says_why() -> None:
     run = failed_run(findings=[finding(reason="the time was over", blamed=(), first=None)])
     assert "no edit is named: the time was over" in Page(run_page(run)).text
