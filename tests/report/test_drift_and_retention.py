@@ -13,6 +13,7 @@ from report.built_run import EDITS, case, measurement, series
 
 from editguard.measurements import Measurement
 from editguard.measurements.drift import curve
+from editguard.measurements.signals import SIGNALS
 from editguard.report.drift_panels import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, looks, property_panels, signal_panels
 from editguard.report.palette import COLOURS, ON_DARK, heat
 from editguard.report.retention_map import MOST_COLUMNS, MOST_EDITS, RetentionMap, retention_maps
@@ -82,8 +83,9 @@ def test_the_onset_of_a_signal_is_marked_at_its_edit_and_told() -> None:
     assert length == 30
     perplexity, _, weights = panels
     rome, memit = perplexity.lines
-    assert rome.worse_from is not None
-    assert abs(rome.worse_from - 13) <= 2
+    begins = series("rome", worse_from=12).onset(SIGNALS[0])
+    assert begins is not None
+    assert rome.worse_from == begins.after + 1 == 13
     assert rome.onset == rome.marks[rome.worse_from]
     assert f"gets worse from edit {rome.worse_from}" in perplexity.told
     assert memit.onset is None
@@ -158,6 +160,18 @@ def test_superseded_edits_and_ones_that_were_not_asked_are_not_lost() -> None:
         (4, "about edit004", ("holds", "lost")),
     ]
     assert found.told == "4 of 5 hold after 5; 6 of 8 hold (1 superseded, 1 not asked) after 10"
+
+
+def test_superseded_edits_are_left_out_of_the_share_of_their_column() -> None:
+    last = measurement("rome", 30, (4,), superseded_edits=(EDITS[0], EDITS[2]))
+    standing = tuple(value for value in last.values if value.edit not in last.superseded_edits)
+    last = Measurement(**{**vars_of(last), "values": standing})  # type: ignore[arg-type]
+    [found] = maps_of(measurement("rome", 1), last)
+    assert [(cell.text, cell.told) for cell in found.rows[1][:3]] == [
+        ("1.00", "1 of 1 hold (1 superseded)"),
+        ("0.00", "0 of 1 hold (1 superseded)"),
+        ("1.00", "2 of 2 hold"),
+    ]
 
 
 def test_of_many_lost_edits_the_first_are_named_and_the_rest_is_counted() -> None:

@@ -215,6 +215,7 @@ def test_what_is_referred_to_is_there_and_every_field_has_a_label() -> None:
 @given(said=st.text(st.characters(codec=None), max_size=40))
 @example(said=HOSTILE)
 @example(said="<!--<script>")
+@example(said="</script x>")
 @example(said="]]></script\n>\u2028")
 @example(said="\ud800 half")
 def test_whatever_a_model_says_stays_where_it_is_put(said: str) -> None:
@@ -229,9 +230,13 @@ def test_whatever_a_model_says_stays_where_it_is_put(said: str) -> None:
         breaches=[Breach("limit", said)],
         cases=Packed(cases.kept, 0, {EDITS[0]: said}),
     )
-    page = Page(run_page(run))
+    html = run_page(run)
+    page = Page(html)
     plain = said.encode("utf-8", "replace").decode()
     assert len(page.of("script")) == 2
+    data = html.partition('id="data">')[2].rpartition("</script>\n<script>")[0]
+    assert data.startswith('{"columns"')
+    assert not set("<>&") & set(data)
     assert [tag for tag, _ in page.elements if tag in ("img", "iframe", "object", "a")] == ["a"] * len(page.of("a"))
     assert page.data["rows"][0][COLUMNS.index("after")] == page.data["texts"].index(plain)  # type: ignore[index]
 
