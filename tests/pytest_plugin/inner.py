@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable
+from html import unescape
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -82,14 +83,15 @@ class Shown:
 
     def __init__(self, run: Callable[..., pytest.RunResult], folder: Path) -> None:
         """Run with a report of each kind, written into a folder."""
-        summary, junit = folder / "summary.md", folder / "junit.xml"
+        summary, junit, page = folder / "summary.md", folder / "junit.xml", folder / "page.html"
         summary.unlink(missing_ok=True)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("GITHUB_STEP_SUMMARY", str(summary))
-            files = [f"--junitxml={junit}", "--editguard-github=on"]
+            files = [f"--junitxml={junit}", "--editguard-github=on", f"--editguard-html={page}"]
             self.result = run("--tb=short", *files)
         self.terminal = self.result.stdout.str()
         self.summary = summary.read_text(encoding="utf-8").replace("\\", "")  # Markdown's escapes
+        self.page = unescape(page.read_text(encoding="utf-8"))
         self.cases = {case.get("name") or "": case for case in ElementTree.parse(junit).iter("testcase")}
 
     @property
@@ -103,6 +105,7 @@ class Shown:
 
     def everywhere(self, test: str, *texts: str) -> None:
         """Assert that each of the texts is told of the test wherever somebody may look."""
-        for place, told in {"terminal": self.terminal, "summary": self.summary, "junit": self.junit(test)}.items():
+        places = {"terminal": self.terminal, "summary": self.summary, "junit": self.junit(test), "page": self.page}
+        for place, told in places.items():
             for text in (test.partition("[")[0], *texts):
                 assert text in told, f"{text!r} is not in the {place}:\n{told}"
