@@ -191,7 +191,7 @@ def test_without_scripts_all_but_the_single_cases_is_there(opened: Any, file: Pa
     assert not page.locator("#browser").is_visible()
     assert page.locator("table.heat").count() == 2
     assert page.locator("svg[role=img]").count() == 5
-    assert page.get_by_text("1 of 30 edits is to blame").is_visible()
+    assert page.get_by_role("heading", name="1 of 30 edits is to blame").is_visible()
 
 
 def test_ten_thousand_cases_can_be_used(opened: Any, tmp_path: Path) -> None:
