@@ -59,8 +59,8 @@ _HARMLESS: Final = (
 HARMLESS: Final = frozenset(_HARMLESS.split())
 """Options of pytest and its plugins that say what is run, where and how it is shown, but not how it ends."""
 _ELSEWHERE: Final = (
-    "model revision methods candidate device device_map threads offline baseline_dir reason history github journal "
-    "resume cache_dir corpus training demonstrations gate settings given"
+    "model revision methods candidate device device_map threads offline baseline_dir reason history github html "
+    "journal resume cache_dir corpus training demonstrations gate settings given"
 )
 ELSEWHERE: Final = frozenset(_ELSEWHERE.split())
 """Fields of the configuration that change no result, or have a part of another form."""
@@ -99,6 +99,7 @@ def parts_of_the_run(present: State, config: pytest.Config, suites: Collection[P
     parts["the number of baseline checks"] = str(present.planned_checks)
     parts["the variable CI"] = str(bool(os.environ.get("CI")))
     parts |= _of_pytest(config)
+    parts["whether there is a page of the run"] = str(asked.html is not None)  # which asks the unedited model more
     if asked.junit_properties:
         parts["whether there is a JUnit report"] = str(bool(config.getoption("xmlpath", None)))
     parts["a module that the suites import"] = _helpers(config.rootpath, suites)
