@@ -25,11 +25,11 @@ COUNTED = ("failed", "error", "passed", "skipped", "xfailed", "xpassed")
 """Outcomes of tests as pytest's own summary has them."""
 
 
-def complete(notes: Mapping[str, Any], present: State) -> None:
+def complete(notes: dict[str, Any], present: State) -> None:
     """Complete the cases that a test tells of for the page, or make them smaller where none is wanted.
 
-    For a page the unedited model is asked what it answers to cases that failed, unless it was asked. Without one
-    the tokens of cases that passed are dropped.
+    For a page the unedited model is asked what it answers to cases that failed, unless it was asked, and the edits
+    are told in words. Without one the tokens of cases that passed are dropped.
 
     Args:
         notes: of a phase of a test, as `State.take_notes` gives them; their measurements are changed.
@@ -42,7 +42,11 @@ def complete(notes: Mapping[str, Any], present: State) -> None:
                 value["tokens"] = value["tokens_before"] = ()
             elif value["value"] != 1.0 and value["original"] is None and asked:
                 silent.setdefault(value["prompt"], []).append(value)
-    if present.configuration.html is None or not silent:
+    if present.configuration.html is None:
+        return
+    if "measurements" in notes:
+        notes["edits"] = {each.id: f"“{each.text}” → “{each.target}”" for each in present.runtime.requests}
+    if not silent:
         return
     with suppress(EditguardError):  # what cannot be asked beside the tests fails none of them
         for prompt, answer in zip(silent, present.runtime.original().answers(list(silent)), strict=True):
@@ -76,24 +80,18 @@ class PageNotes:
         assert self._cases is not None
         if (environment := told.get("environment")) is not None:
             self._environments.setdefault(str(environment["fingerprint"]), environment)
+        self._edits |= told.get("edits", {})
         verdicts = {check["check"]: check["verdict"] for check in told.get("checks", ())}
         for record in told.get("measurements", ()):
             measurement = Measurement.from_json(record)
             verdict = verdicts.get(measurement.id)
             self._cases.add(measurement, report.nodeid, None if verdict is None else Verdict.from_json(verdict))
-            if measurement.name == "reliability":
-                self._name_edits(measurement)
 
     def _begin(self) -> None:
         from editguard.history import present_commit
         from editguard.report.cases import Cases
 
         self._cases, self._commit = Cases(), present_commit(self._config.rootpath)
-
-    def _name_edits(self, measurement: Measurement) -> None:
-        for value in measurement.values:
-            if value.expected:
-                self._edits.setdefault(value.edit, f"“{value.prompt}” → “{value.expected[0]}”")
 
     def write(self, *, workers: int, **parts: Any) -> None:
         """Write the page, if one is wanted.

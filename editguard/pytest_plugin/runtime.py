@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from editguard.blame import Trial
     from editguard.comparison import Environment
     from editguard.edited import EditedModel
-    from editguard.edits import EditCase, Probe
+    from editguard.edits import EditCase, EditRequest, Probe
     from editguard.measurements import AnsweringCost, Measurement, ModelUnderTest, NoiseFloor, PhaseCost
     from editguard.methods.protocol import EditMethod
     from editguard.models.language_model import LanguageModel
@@ -73,6 +73,11 @@ class Runtime:
     def loaded(self) -> LanguageModel | None:
         """The model, if it was needed by now."""
         return self._model
+
+    @property
+    def requests(self) -> list[EditRequest]:
+        """The edits of the group whose tests run, as far as they are declared."""
+        return [] if self._group is None else [case.request for case in self._group.cell.declaration.cases]
 
     def model(self) -> LanguageModel:
         """The configured model, loaded at the first call.

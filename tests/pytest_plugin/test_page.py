@@ -127,6 +127,20 @@ def test_the_unedited_model_is_asked_for_failing_cases_and_only_for_a_page(
     assert baseline(suite) == with_page
 
 
+def test_edits_are_named_in_words_whatever_is_measured_of_them(suite: Suite) -> None:
+    suite.file(
+        """
+        NEAR = Probe(property="locality", kind="neighbour", prompt="The capital of Tamrin is")
+
+        @pytest.mark.edit(EditCase(request=ONE, probes=(NEAR,)))
+        def test_locality(edited):
+            edited.locality()
+        """
+    )
+    suite.run(TOY, HTML).assert_outcomes(passed=1)
+    assert [row["edit"] for row in rows(page(suite))] == ["“The capital of Velloria is” → “Oskar”"]
+
+
 def test_messages_carry_the_tokens_of_passing_cases_for_a_page_alone() -> None:
     def noted() -> dict[str, Any]:
         values = [
@@ -137,7 +151,10 @@ def test_messages_carry_the_tokens_of_passing_cases_for_a_page_alone() -> None:
 
     for html, kept in ((None, [0, 1]), (Path("report.html"), [1, 1])):
         notes = noted()
-        complete(notes, cast(Any, SimpleNamespace(configuration=SimpleNamespace(html=html))))
+        complete(
+            notes,
+            cast(Any, SimpleNamespace(configuration=SimpleNamespace(html=html), runtime=SimpleNamespace(requests=[]))),
+        )
         assert [len(value["tokens"]) for value in notes["measurements"][0]["values"]] == kept
 
 
