@@ -187,6 +187,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None
         BaselineStore(tmp_path / "baselines").accept(SUITE, MODEL, environment(), [check()])
 
 
+@pytest.mark.slow
 def test_a_file_size_limit_is_one_clear_error(store: BaselineStore) -> None:
     """RLIMIT_FSIZE in a process of its own, as a disk quota would do it."""
     program = (

@@ -77,6 +77,7 @@ def test_two_processes_that_write_at_once_lose_nothing(history: RunHistory) -> N
     assert all(len(each.checks) == 10 for each in found)
 
 
+@pytest.mark.slow
 def test_a_process_killed_inside_the_transaction_leaves_the_earlier_runs(history: RunHistory) -> None:
     first, later = run([check()], day=1), run([check()], day=2)
     history.add(first)
@@ -281,6 +282,7 @@ def test_a_file_that_cannot_be_opened_is_one_error(tmp_path: Path) -> None:
         RunHistory(tmp_path / "h.sqlite").add(run())
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_error_and_keeps_the_earlier_runs(history: RunHistory) -> None:
     """RLIMIT_FSIZE in a process of its own, as a disk quota would do it."""
     history.add(first := run([check()]))

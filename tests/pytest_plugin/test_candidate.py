@@ -245,6 +245,7 @@ def test_a_mistake(edited):
 """
 
 
+@pytest.mark.slow
 def test_a_suite_asks_edited_and_unedited_model_after_quantisation(
     pytester: pytest.Pytester, tiny: dict[str, Path]
 ) -> None:

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from pytest_plugin.inner import Suite, plugin_arguments
+from pytest_plugin.inner import Suite
 
 from editguard import __version__
 from editguard.history import RunHistory, RunRecord
@@ -226,20 +226,6 @@ def test_the_commit_of_the_root_directory_is_kept(suite: Suite) -> None:
         (git("rev-parse", "HEAD"), "trunk", False),
         (git("rev-parse", "HEAD"), "trunk", True),
     ]
-
-
-def test_an_unrelated_run_imports_no_database_of_ours(suite: Suite) -> None:
-    (suite.path / "conftest.py").write_text("")
-    (suite.path / "test_plain.py").write_text(
-        """
-import sys
-
-def test_plain():
-    assert "editguard.pytest_plugin.history" in sys.modules
-    assert "editguard.history" not in sys.modules
-"""
-    )
-    suite.pytester.runpytest_subprocess(*plugin_arguments()).assert_outcomes(passed=1)
 
 
 def test_the_command_reads_what_runs_have_written(

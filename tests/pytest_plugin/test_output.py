@@ -76,6 +76,7 @@ def test_only_a_configured_run_has_a_header(suite: Suite) -> None:
 
 def test_an_unrelated_run_imports_nothing_heavy_and_prints_nothing(suite: Suite) -> None:
     heavy = ("torch", "transformers", "scipy", "numpy", "deepdiff", "hypothesis", "tabulate", "sklearn", "tqdm")
+    heavy += ("jinja2", "editguard.history", "editguard.report")
     (suite.path / "conftest.py").write_text("")
     (suite.path / "test_plain.py").write_text(
         f"""

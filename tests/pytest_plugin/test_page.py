@@ -184,6 +184,7 @@ def test_a_run_without_tests_of_edits_has_a_page_that_says_so(suite: Suite) -> N
     assert suite.events("load") == []
 
 
+@pytest.mark.slow
 def test_a_stopped_run_says_that_its_page_is_of_a_part(suite: Suite) -> None:
     suite.file(
         """

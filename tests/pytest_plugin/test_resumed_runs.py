@@ -44,6 +44,7 @@ def forget_journals(suite: Suite) -> None:
     shutil.rmtree(journals(suite), ignore_errors=True)
 
 
+@pytest.mark.slow
 def test_a_run_by_two_workers_that_is_killed_goes_on_in_one_process(
     toy: Suite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from pytest_plugin.inner import Suite, plugin_arguments
 
 from editguard.history import RunHistory
@@ -17,6 +18,7 @@ CHECKS = """
 MODULES = ("first", "second", "shared")
 
 
+@pytest.mark.slow
 def test_both_are_kept_whole(suite: Suite) -> None:
     """Each records the checks of its own module, and both those of a third."""
     for name in MODULES:

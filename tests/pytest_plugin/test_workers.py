@@ -77,6 +77,7 @@ def test_a_killed_worker_loses_its_test_alone(suite: Suite, monkeypatch: pytest.
     result.stdout.fnmatch_lines(["*worker 'gw0' crashed while running *test_one*", "baselines: *4 of 4 checks written"])
 
 
+@pytest.mark.slow
 def test_a_run_without_edits_keeps_its_scheduler(suite: Suite) -> None:
     (suite.path / "conftest.py").write_text("")
     suite.file("@pytest.mark.parametrize('number', range(4))\ndef test_plain(number): pass")
