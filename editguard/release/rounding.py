@@ -56,11 +56,13 @@ class Rounding:
         label: its name.
         rounds: a parameter's value in the orientation (d_out, d_in), or a vector, to what is left of it.
         matrices: whether it concerns the linear matrices of the blocks alone; otherwise every parameter.
+        require: raises a ConfigurationError where something is missing that it needs.
     """
 
     label: str
     rounds: Callable[[Tensor], Tensor]
     matrices: bool = False
+    require: Callable[[], object] | None = None
 
     def change(self, edited: EditedModel) -> Rounded:
         """Return the change; nothing is computed before it is in force."""

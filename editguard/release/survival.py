@@ -37,8 +37,8 @@ _ROUNDINGS: Final = (
     Rounding("float16", partial(rounded, dtype=torch.float16)),
     Rounding("int8", partial(quantised, bits=8), matrices=True),
     Rounding("int4", partial(quantised, bits=4), matrices=True),
-    Rounding("torchao-int8", partial(quantised_by_torchao, bits=8), matrices=True),
-    Rounding("torchao-int4", partial(quantised_by_torchao, bits=4), matrices=True),
+    Rounding("torchao-int8", partial(quantised_by_torchao, bits=8), matrices=True, require=require_torchao),
+    Rounding("torchao-int4", partial(quantised_by_torchao, bits=4), matrices=True, require=require_torchao),
 )
 
 FATES: Final[Mapping[str, Rounding | type[FurtherTraining]]] = MappingProxyType(
@@ -66,8 +66,8 @@ def named_fate(name: str, *, texts: Sequence[str] | None = None, otherwise: Sequ
     if isinstance(kind, Rounding):
         if options or texts is not None:
             raise ConfigurationError(f"{name} rounds weights and has no options; got {', '.join(options) or 'texts'}.")
-        if name.startswith("torchao"):
-            require_torchao()
+        if kind.require is not None:
+            kind.require()
         return kind
     known = {each.name: each for each in fields(kind) if each.name not in ("label", "texts")}
     for option, value in options.items():
